@@ -1,0 +1,234 @@
+package api
+
+import "time"
+
+// Rollout is the tracked move of an app's targets to a release.
+type Rollout struct {
+	ID      string `json:"id"` // <app>-<number>
+	App     string `json:"app"`
+	Kind    string `json:"kind"`   // deploy, rollback, catch_up
+	Status  string `json:"status"` // queued, preparing, rolling, succeeded, failed, rolling_back, rolled_back, superseded, aborted
+	Reason  string `json:"reason,omitempty"`
+	Text    string `json:"text,omitempty"`
+	Blocked string `json:"blocked,omitempty"` // why no target may be drained now
+	Paused  *Pause `json:"paused,omitempty"`
+	Done    bool   `json:"done"` // the status is final
+
+	Release  ReleaseRef  `json:"release"`
+	From     *ReleaseRef `json:"from,omitempty"` // the stable release it returns to on failure
+	By       string      `json:"by"`
+	Cause    string      `json:"cause,omitempty"`
+	Created  time.Time   `json:"created"`
+	Started  *time.Time  `json:"started,omitempty"`
+	Finished *time.Time  `json:"finished,omitempty"`
+
+	Targets []RolloutTarget `json:"targets"`
+}
+
+// Pause tells who paused a rollout and why.
+type Pause struct {
+	By     string    `json:"by"` // a person, or "lockstep"
+	Reason string    `json:"reason"`
+	Text   string    `json:"text,omitempty"`
+	At     time.Time `json:"at"`
+}
+
+// RolloutTarget is one target of a rollout, in rollout order.
+type RolloutTarget struct {
+	Target string     `json:"target"`
+	Node   string     `json:"node"`
+	Phase  string     `json:"phase"` // waiting, preparing, prepared, activating, active, reverting, reverted, quarantined, unreachable
+	Step   string     `json:"step,omitempty"`
+	Since  *time.Time `json:"since,omitempty"` // of the step
+	Reason string     `json:"reason,omitempty"`
+	Text   string     `json:"text,omitempty"`
+}
+
+// ReleaseRef names a release for a reader.
+type ReleaseRef struct {
+	ID        string     `json:"id"`
+	SHA       string     `json:"sha"`
+	Subject   string     `json:"subject,omitempty"`
+	Committed *time.Time `json:"committed,omitempty"`
+	Stable    bool       `json:"stable"`
+	Bad       string     `json:"bad,omitempty"` // why automation will not deploy it again
+}
+
+// Status is the answer of GET /v1/status.
+type Status struct {
+	At      time.Time   `json:"at"`
+	Version string      `json:"version"`
+	Apps    []AppStatus `json:"apps"`
+}
+
+// Converged tells whether every app is.
+func (s Status) Converged() bool {
+	for _, a := range s.Apps {
+		if !a.Converged {
+			return false
+		}
+	}
+	return true
+}
+
+// AppStatus is one app at a glance.
+type AppStatus struct {
+	App     string      `json:"app"`
+	Pool    string      `json:"pool"`
+	Release *ReleaseRef `json:"release,omitempty"` // that every target should run; absent before the first rollout
+	Since   *time.Time  `json:"since,omitempty"`
+	// Converged: every target is proved on Release and in rotation.
+	Converged bool           `json:"converged"`
+	Skew      string         `json:"skew"` // one sentence: "3 of 3 targets on 3f2a91c", or what differs
+	Live      *Rollout       `json:"live,omitempty"`
+	Waiting   *Rollout       `json:"waiting,omitempty"`
+	Hold      *Hold          `json:"hold,omitempty"`
+	Targets   []TargetStatus `json:"targets"`
+}
+
+// TargetStatus is one target at a glance.
+type TargetStatus struct {
+	Target    string      `json:"target"`
+	Node      string      `json:"node"`
+	Reachable bool        `json:"reachable"`
+	LastSeen  *time.Time  `json:"last_seen,omitempty"`
+	Agent     string      `json:"agent,omitempty"` // version
+	Release   *ReleaseRef `json:"release,omitempty"`
+	Rotation  Rotation    `json:"rotation"`
+	Health    Health      `json:"health"`
+	Phase     string      `json:"phase"`
+	Step      string      `json:"step,omitempty"`
+	Reason    string      `json:"reason,omitempty"`
+	Text      string      `json:"text,omitempty"` // why it is not in rotation
+}
+
+// Hold stops automation for an app.
+type Hold struct {
+	By     string     `json:"by"`
+	Reason string     `json:"reason"`
+	At     time.Time  `json:"at"`
+	Until  *time.Time `json:"until,omitempty"`
+}
+
+// Event is one line of a rollout's timeline.
+type Event struct {
+	Number  int64     `json:"number"` // rises; pass the last one as ?after=
+	At      time.Time `json:"at"`
+	Rollout string    `json:"rollout"`
+	App     string    `json:"app"`
+	Target  string    `json:"target,omitempty"`
+	Kind    string    `json:"kind"`
+	Reason  string    `json:"reason,omitempty"`
+	Text    string    `json:"text"`
+}
+
+// EventPage is the answer of GET /v1/rollouts/{id}/events?after=N&wait=25s.
+// With wait, an empty page means that nothing happened in that time.
+type EventPage struct {
+	Rollout Rollout `json:"rollout"` // as it stands now
+	Events  []Event `json:"events"`
+}
+
+// LogLine is one stored chunk of step output.
+type LogLine struct {
+	Position int64     `json:"position"` // rises; pass the last one as ?after=
+	At       time.Time `json:"at"`
+	Node     string    `json:"node"`
+	App      string    `json:"app"`
+	Rollout  string    `json:"rollout"`
+	Step     Step      `json:"step"`
+	Data     string    `json:"data"`
+}
+
+// LogPage is the answer of GET /v1/rollouts/{id}/logs?node=&step=&after=&wait=.
+type LogPage struct {
+	Lines []LogLine `json:"lines"`
+	Done  bool      `json:"done"` // the rollout is over and there is no more
+}
+
+// DeployRequest asks POST /v1/apps/{app}/deploy for a rollout.
+type DeployRequest struct {
+	Ref string `json:"ref,omitempty"` // branch, tag, or commit; "" is the app's branch
+	By  string `json:"by"`
+}
+
+// RollbackRequest asks POST /v1/apps/{app}/rollback for a rollout.
+type RollbackRequest struct {
+	To string `json:"to,omitempty"` // release id or commit (7 hex digits or more); "" is the last stable one before the current
+	By string `json:"by"`
+}
+
+// HoldRequest is the body of POST /v1/apps/{app}/hold.
+type HoldRequest struct {
+	By     string   `json:"by"`
+	Reason string   `json:"reason"`
+	For    Duration `json:"for"` // 0: until unhold
+}
+
+// ActionRequest is the body of the actions that need no more: POST
+// /v1/apps/{app}/{pause,resume,abort,retry,unhold}. They act on the app's live rollout.
+type ActionRequest struct {
+	By     string `json:"by"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Accepted answers 202 to what takes a while, with the rollout to follow.
+type Accepted struct {
+	Rollout Rollout `json:"rollout"`
+}
+
+// Plan is the answer of GET /v1/apps/{app}/plan?ref=: what a deploy would do.
+type Plan struct {
+	App     string      `json:"app"`
+	Release ReleaseRef  `json:"release"`
+	From    *ReleaseRef `json:"from,omitempty"`
+	Refused string      `json:"refused,omitempty"` // why it would not start
+	Build   []string    `json:"build,omitempty"`
+	Steps   []PlanStep  `json:"steps"` // in the order that they would be taken
+	Notes   []string    `json:"notes,omitempty"`
+}
+
+// PlanStep is one target in a plan.
+type PlanStep struct {
+	Target   string   `json:"target"`
+	Node     string   `json:"node"`
+	Release  string   `json:"release,omitempty"` // that runs there now
+	Rotation Rotation `json:"rotation"`
+	Health   Health   `json:"health"`
+	Prepared bool     `json:"prepared"` // no fetch or build needed
+	Soak     Duration `json:"soak"`
+	Problem  string   `json:"problem,omitempty"` // what would stop it today
+}
+
+// DeliveryAnswer is the JSON answer to a webhook delivery.
+type DeliveryAnswer struct {
+	Delivery string   `json:"delivery"`
+	Decision string   `json:"decision"` // accepted, ignored, duplicate, pong, refused
+	Reason   string   `json:"reason,omitempty"`
+	Apps     []string `json:"apps,omitempty"`
+}
+
+// ErrorKind is the typed part of an error answer.
+type ErrorKind string
+
+// Error kinds, with their HTTP status.
+const (
+	ErrorInvalid      ErrorKind = "invalid"      // 400
+	ErrorUnauthorized ErrorKind = "unauthorized" // 401
+	ErrorForbidden    ErrorKind = "forbidden"    // 403
+	ErrorNotFound     ErrorKind = "not_found"    // 404
+	ErrorConflict     ErrorKind = "conflict"     // 409: refused as things stand
+	ErrorTooLarge     ErrorKind = "too_large"    // 413
+	ErrorInternal     ErrorKind = "internal"     // 500
+	ErrorUnavailable  ErrorKind = "unavailable"  // 503
+)
+
+// Error is the body of every answer that is not 2xx, and the error that the
+// client returns for it.
+type Error struct {
+	Kind   ErrorKind `json:"kind"`
+	Reason string    `json:"reason,omitempty"` // machine-readable detail
+	Text   string    `json:"text"`             // what happened and what to do
+}
+
+func (e *Error) Error() string { return e.Text }

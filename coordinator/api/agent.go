@@ -1,0 +1,281 @@
+package api
+
+import "time"
+
+// Limits of the agent protocol.
+const (
+	// LongPoll is how long the coordinator holds a sync that has no news.
+	LongPoll = 25 * time.Second
+	// MaxSyncBytes caps the body of one sync in either direction.
+	MaxSyncBytes = 4 << 20
+	// MaxLogChunk caps the data of one log chunk.
+	MaxLogChunk = 64 << 10
+)
+
+// SyncRequest is what an agent posts to /agent/v1/sync. The node is the one
+// that the bearer token belongs to; a different Node is refused.
+type SyncRequest struct {
+	Node    string `json:"node"`
+	Version string `json:"version"` // of the agent
+
+	// Instance names the agent's state directory: a random id written with it.
+	// Epoch counts the agent's starts, Seq its syncs since the start; together
+	// they order reports, so that a late one is recognised.
+	Instance string `json:"instance"`
+	Epoch    uint64 `json:"epoch"`
+	Seq      uint64 `json:"seq"`
+
+	// Wait lets the coordinator hold the answer until there is news. An agent
+	// that has something to tell soon sends false.
+	Wait bool        `json:"wait"`
+	Apps []AppReport `json:"apps"`
+}
+
+// SyncResponse is the complete set of the node's assignments. An app that is
+// absent is no longer this node's concern: the agent leaves it running.
+type SyncResponse struct {
+	Assignments []Assignment `json:"assignments"`
+}
+
+// AppReport is the state of one app on one node.
+type AppReport struct {
+	App        string         `json:"app"`
+	Generation uint64         `json:"generation"` // highest accepted; 0 before the first
+	Present    []string       `json:"present"`    // ids of complete releases on disk
+	Prepare    *PrepareReport `json:"prepare,omitempty"`
+	Targets    []TargetReport `json:"targets"`
+}
+
+// PrepareReport tells how the attempt at preparing a release stands. A
+// prepared release is also listed in [AppReport.Present].
+type PrepareReport struct {
+	Release string `json:"release"`
+	Attempt int    `json:"attempt"`
+	Step    Step   `json:"step,omitempty"` // StepFetch or StepBuild while it runs
+	Failed  bool   `json:"failed,omitempty"`
+	Reason  Reason `json:"reason,omitempty"`
+	Text    string `json:"text,omitempty"`
+}
+
+// Rotation tells whether a balancer gives a target new work. A target without
+// a balancer is in rotation while its unit runs.
+type Rotation string
+
+// Rotation values. Unknown is neither in nor out.
+const (
+	RotationUnknown  Rotation = "unknown"
+	RotationIn       Rotation = "in"
+	RotationOut      Rotation = "out"
+	RotationDraining Rotation = "draining"
+)
+
+// Health is the agent's verdict over its probes of a target.
+type Health string
+
+// Health values. Unknown is neither healthy nor unhealthy.
+const (
+	HealthUnknown Health = "unknown"
+	Healthy       Health = "healthy"
+	Unhealthy     Health = "unhealthy"
+)
+
+// TargetReport is one target as the agent sees it now.
+type TargetReport struct {
+	Target string `json:"target"`
+	// Release that the running process proves ("" when nothing runs, or what
+	// runs belongs to no release of the app).
+	Release  string   `json:"release"`
+	Rotation Rotation `json:"rotation"`
+	Health   Health   `json:"health"`
+	// Turn in progress (0: none), its current step and since when.
+	Turn  uint64     `json:"turn,omitempty"`
+	Step  Step       `json:"step,omitempty"`
+	Since *time.Time `json:"since,omitempty"`
+	// Detail is one sentence: why it is not in rotation, what the step waits for.
+	Detail string `json:"detail,omitempty"`
+	// Outcome of the last finished turn.
+	Outcome *Outcome `json:"outcome,omitempty"`
+}
+
+// Outcome is the journaled result of one turn.
+type Outcome struct {
+	Turn    uint64 `json:"turn"`
+	Release string `json:"release"` // the release that the turn was for
+	OK      bool   `json:"ok"`
+	// Reverted tells, of a turn that failed, that the target serves its
+	// fallback, in rotation and healthy, as before the turn. Otherwise it is
+	// out of rotation and needs a new turn.
+	Reverted bool   `json:"reverted,omitempty"`
+	Reason   Reason `json:"reason,omitempty"`
+	Text     string `json:"text,omitempty"`
+	// Out is how long the target was out of rotation.
+	Out Duration `json:"out"`
+	// Steps are the steps that the turn took, in order, for the timeline.
+	Steps []StepTime `json:"steps,omitempty"`
+}
+
+// StepTime is one finished step of a turn.
+type StepTime struct {
+	Step  Step     `json:"step"`
+	Took  Duration `json:"took"`
+	Undo  bool     `json:"undo,omitempty"`
+	Error string   `json:"error,omitempty"`
+}
+
+// Step names what an agent is doing.
+type Step string
+
+// Steps of preparing and of activating.
+const (
+	StepFetch    Step = "fetch"
+	StepBuild    Step = "build"
+	StepSnapshot Step = "snapshot"
+	StepDrain    Step = "drain"
+	StepSwitch   Step = "switch"
+	StepRestart  Step = "restart"
+	StepVerify   Step = "verify"
+	StepRejoin   Step = "rejoin"
+	StepSoak     Step = "soak"
+	StepRevert   Step = "revert"
+)
+
+// Reason is a typed cause. Sentences are rendered beside it and never parsed.
+type Reason string
+
+// Reasons an agent gives. The first group condemns the release, the second the
+// node; [Reason.CondemnsRelease] tells them apart.
+const (
+	ReasonBuildFailed  Reason = "build_failed"  // a build command failed or ran out of time
+	ReasonStartFailed  Reason = "start_failed"  // the unit did not start or kept crashing
+	ReasonUnhealthy    Reason = "unhealthy"     // health checks did not pass in time
+	ReasonSoakFailed   Reason = "soak_failed"   // became unhealthy or crashed while soaking
+	ReasonWrongRelease Reason = "wrong_release" // what runs after the restart is not the release
+	ReasonBadTree      Reason = "bad_tree"      // the commit holds what cannot be written safely
+
+	ReasonFetchFailed     Reason = "fetch_failed"     // remote unreachable, denied, commit unknown
+	ReasonDiskFull        Reason = "disk_full"        // no space or inodes
+	ReasonReleaseMissing  Reason = "release_missing"  // not prepared on this node
+	ReasonUnitMissing     Reason = "unit_missing"     // unit not found or masked
+	ReasonUnitNotAllowed  Reason = "unit_not_allowed" // agent.yaml does not allow it
+	ReasonBalancerRefused Reason = "balancer_refused" // unsafe now: too few others healthy, foreign maintenance
+	ReasonBalancerFailed  Reason = "balancer_failed"  // did not answer or did not do as told
+	ReasonRejoinTimeout   Reason = "rejoin_timeout"   // the balancer did not call it healthy in time
+	ReasonSystemd         Reason = "systemd"          // the service manager did not answer
+	ReasonRevoked         Reason = "revoked"          // the coordinator took the turn back
+	ReasonInternal        Reason = "internal"         // anything else, named in the text
+)
+
+// CondemnsRelease tells whether the reason says that the release is bad, rather
+// than the node or what surrounds it.
+func (r Reason) CondemnsRelease() bool {
+	switch r {
+	case ReasonBuildFailed, ReasonStartFailed, ReasonUnhealthy, ReasonSoakFailed, ReasonWrongRelease, ReasonBadTree:
+		return true
+	}
+	return false
+}
+
+// Assignment is the desired state of one app on one node.
+type Assignment struct {
+	App        string `json:"app"`
+	Generation uint64 `json:"generation"` // rises only
+	Spec       Spec   `json:"spec"`
+	// Releases describes every release that the rest of the assignment names.
+	Releases []Release `json:"releases"`
+	Keep     []string  `json:"keep"` // ids never to be pruned
+	// KeepReleases is how many further releases to retain, newest first.
+	KeepReleases int      `json:"keep_releases"`
+	Prepare      *Prepare `json:"prepare,omitempty"`
+	Targets      []Goal   `json:"targets"`
+	// Rollout labels step logs with the rollout they belong to; "" when none.
+	Rollout string `json:"rollout,omitempty"`
+}
+
+// Prepare asks for a release to be fetched and built.
+type Prepare struct {
+	Release string `json:"release"`
+	Attempt int    `json:"attempt"` // from 1; a higher number asks again
+}
+
+// Goal is the desired state of one target. Turn 0 gives no leave to touch it.
+type Goal struct {
+	Target string `json:"target"`
+	// Server is the target's name in its balancer; the node's name by default.
+	Server   string   `json:"server,omitempty"`
+	Release  string   `json:"release,omitempty"`  // "" before the first rollout
+	Fallback string   `json:"fallback,omitempty"` // "" when there is nothing to go back to
+	Turn     uint64   `json:"turn,omitempty"`
+	Soak     Duration `json:"soak,omitempty"` // of this turn
+}
+
+// Release is one commit built by one recipe. It never changes.
+type Release struct {
+	ID      string `json:"id"`  // <sha12>-<spec6>: the name of its directory
+	SHA     string `json:"sha"` // 40 hex digits
+	Subject string `json:"subject,omitempty"`
+	Recipe  Recipe `json:"recipe"`
+}
+
+// Recipe is what, with the commit, makes a release.
+type Recipe struct {
+	Build   []string          `json:"build,omitempty"` // shell command lines, in order
+	Env     map[string]string `json:"env,omitempty"`   // of the build
+	Timeout Duration          `json:"timeout"`         // of the whole build
+}
+
+// Spec is how an app runs on a node, whatever the release.
+type Spec struct {
+	Repo           string      `json:"repo"`
+	Unit           string      `json:"unit"` // systemd unit name, "hello.service"
+	RestartTimeout Duration    `json:"restart_timeout"`
+	Health         HealthCheck `json:"health"`
+	Balancer       *Balancer   `json:"balancer,omitempty"`
+}
+
+// HealthCheck says when a target is healthy. With neither HTTP nor TCP set
+// ("health: none") a target is healthy while its unit is active.
+type HealthCheck struct {
+	HTTP string `json:"http,omitempty"` // URL; healthy is a status 200 to 299
+	TCP  string `json:"tcp,omitempty"`  // host:port; healthy is an accepted connection
+
+	Interval Duration `json:"interval"` // between probes
+	Timeout  Duration `json:"timeout"`  // of one probe
+	Passes   int      `json:"passes"`   // in a row that make it healthy
+	Failures int      `json:"failures"` // in a row that make a healthy one unhealthy
+	Deadline Duration `json:"deadline"` // to become healthy after a restart
+}
+
+// Balancer is a load balancer as an agent needs to know it.
+type Balancer struct {
+	Name string `json:"name"`
+	Type string `json:"type"` // "haproxy"
+	// Endpoints are the admin sockets of every instance: unix:///path or
+	// tcp://host:port. All must agree.
+	Endpoints []string `json:"endpoints"`
+	Backends  []string `json:"backends"`
+	// MinHealthy is how many other targets the balancer itself must see serving
+	// before one is drained.
+	MinHealthy int `json:"min_healthy"`
+	// DrainTimeout bounds the wait for requests in flight;
+	// OnDrainTimeout says what then: "proceed" or "abort".
+	DrainTimeout   Duration `json:"drain_timeout"`
+	OnDrainTimeout string   `json:"on_drain_timeout"`
+	RejoinTimeout  Duration `json:"rejoin_timeout"`
+}
+
+// LogChunk is a piece of the output of one step. Chunks of one stream (node,
+// app, rollout, step) are numbered from 0; posting one again is harmless.
+type LogChunk struct {
+	App     string    `json:"app"`
+	Rollout string    `json:"rollout"`
+	Step    Step      `json:"step"`
+	Number  uint64    `json:"number"`
+	At      time.Time `json:"at"`
+	Data    string    `json:"data"`
+}
+
+// LogRequest is what an agent posts to /agent/v1/logs; answered 204 once stored.
+type LogRequest struct {
+	Node   string     `json:"node"`
+	Chunks []LogChunk `json:"chunks"`
+}
