@@ -1,0 +1,300 @@
+package build_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/build"
+	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+func TestCommandsRunInOrderInTheDirectory(t *testing.T) {
+	dir := t.TempDir()
+	var out bytes.Buffer
+	err := build.Run(t.Context(), build.Spec{
+		Dir:      dir,
+		Commands: []string{"echo one > a", "cat a; echo two >&2", "pwd"},
+	}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "$ echo one > a\n$ cat a; echo two >&2\none\ntwo\n$ pwd\n" + real + "\n"
+	if out.String() != want {
+		t.Errorf("output is\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+func TestTheAgentsEnvironmentIsNotInherited(t *testing.T) {
+	t.Setenv("AGENT_SECRET", "hunter2")
+	var out bytes.Buffer
+	err := build.Run(t.Context(), build.Spec{
+		Dir:      t.TempDir(),
+		Commands: []string{"env"},
+		Env:      []string{"NODE_ENV=production", "HOME=/nowhere"},
+	}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for line := range strings.Lines(out.String()) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			got[k] = v
+		}
+	}
+	for _, shell := range []string{"PWD", "OLDPWD", "SHLVL", "_", build.Marker} {
+		delete(got, shell)
+	}
+	if got["PATH"] == "" || !strings.Contains(got["PATH"], "/usr/bin") {
+		t.Errorf("PATH = %q has no /usr/bin", got["PATH"])
+	}
+	delete(got, "PATH")
+	if len(got) != 2 || got["NODE_ENV"] != "production" || got["HOME"] != "/nowhere" {
+		t.Errorf("environment is %v, want only NODE_ENV and HOME", got)
+	}
+}
+
+func TestAFailureNamesCommandStatusAndOutput(t *testing.T) {
+	cases := []struct {
+		name, command string
+		want          []string
+		not           []string
+	}{
+		{"status", "echo wrong version; exit 3",
+			[]string{`"echo wrong version; exit 3" failed with exit status 3`, "\n  wrong version"}, nil},
+		{"silent", "exit 1", []string{"(it printed nothing)"}, nil},
+		{"signal", "kill -ABRT $$", []string{"signal SIGABRT"}, []string{"memory"}},
+		{"out of memory", "kill -KILL $$", []string{"signal SIGKILL", "memory"}, nil},
+		{"only the last ten lines", "seq 1 100; exit 1",
+			[]string{"\n  91\n  92\n", "\n  100"}, []string{"\n  90\n"}},
+		{"one endless line", "head -c 100000 /dev/zero | tr '\\0' x; exit 1",
+			[]string{"xxxx"}, []string{strings.Repeat("x", 2049)}},
+		{"colours and progress bars", `printf '10%%\r99%%\r\033[31mE:\033[0m no\a\n'; exit 1`,
+			[]string{"\n  E: no"}, []string{"\x1b", "\n  10%", "\a"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			err := build.Run(t.Context(), build.Spec{
+				Dir:      t.TempDir(),
+				Commands: []string{c.command, "touch never"},
+			}, io.Discard)
+			if fault.ReasonOf(err) != api.ReasonBuildFailed {
+				t.Fatalf("reason of %v is %q, want build_failed", err, fault.ReasonOf(err))
+			}
+			for _, w := range c.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("error lacks %q:\n%v", w, err)
+				}
+			}
+			for _, n := range c.not {
+				if strings.Contains(err.Error(), n) {
+					t.Errorf("error contains %q:\n%v", n, err)
+				}
+			}
+			if strings.Contains(err.Error(), "touch never") {
+				t.Error("the build went on after a failed command")
+			}
+		})
+	}
+}
+
+func TestADirectoryThatIsGoneIsNotTheReleasesFault(t *testing.T) {
+	err := build.Run(t.Context(), build.Spec{
+		Dir: filepath.Join(t.TempDir(), "gone"), Commands: []string{"true"},
+	}, io.Discard)
+	if err == nil || fault.ReasonOf(err).CondemnsRelease() {
+		t.Errorf("error %v has reason %q", err, fault.ReasonOf(err))
+	}
+}
+
+func TestABuildOutOfTimeIsStopped(t *testing.T) {
+	err := build.Run(t.Context(), build.Spec{
+		Dir:      t.TempDir(),
+		Commands: []string{"echo started; sleep 600"},
+		Timeout:  200 * time.Millisecond,
+		Grace:    5 * time.Second,
+	}, io.Discard)
+	if fault.ReasonOf(err) != api.ReasonBuildFailed {
+		t.Fatalf("error %v has reason %q", err, fault.ReasonOf(err))
+	}
+	for _, w := range []string{"longer than 200ms", "sleep 600", "started"} {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("error lacks %q: %v", w, err)
+		}
+	}
+}
+
+func TestTheTimeoutIsOfTheWholeBuild(t *testing.T) {
+	commands := make([]string, 50)
+	for i := range commands {
+		commands[i] = "sleep 0.1"
+	}
+	err := build.Run(t.Context(), build.Spec{
+		Dir: t.TempDir(), Commands: commands, Timeout: 300 * time.Millisecond,
+	}, io.Discard)
+	if fault.ReasonOf(err) != api.ReasonBuildFailed {
+		t.Fatalf("fifty short commands outlived the timeout: %v", err)
+	}
+}
+
+// A build may clean up on SIGTERM; ending with status 0 then is no success.
+func TestAStoppedBuildThatExitsCleanlyHasFailed(t *testing.T) {
+	var out bytes.Buffer
+	err := build.Run(t.Context(), build.Spec{
+		Dir:      t.TempDir(),
+		Commands: []string{"trap 'echo cleaned; exit 0' TERM; while :; do sleep 0.05; done"},
+		Timeout:  200 * time.Millisecond,
+		Grace:    10 * time.Second,
+	}, &out)
+	if fault.ReasonOf(err) != api.ReasonBuildFailed {
+		t.Errorf("error %v has reason %q", err, fault.ReasonOf(err))
+	}
+	if !strings.HasSuffix(out.String(), "cleaned\n") {
+		t.Errorf("the build had no time to clean up; output %q", out.String())
+	}
+}
+
+func TestABuildThatIgnoresSIGTERMIsKilledAfterTheGrace(t *testing.T) {
+	// Shell and child ignore the signal, so only a kill of the group ends both.
+	pids, out := watch(t)
+	err := build.Run(t.Context(), build.Spec{
+		Dir:      t.TempDir(),
+		Commands: []string{`trap "" TERM; echo $$; sh -c 'echo $$; sleep 600; :'; :`},
+		Timeout:  300 * time.Millisecond,
+		Grace:    200 * time.Millisecond,
+	}, out)
+	if fault.ReasonOf(err) != api.ReasonBuildFailed {
+		t.Fatalf("error %v has reason %q", err, fault.ReasonOf(err))
+	}
+	gone(t, <-pids)
+	gone(t, <-pids)
+}
+
+func TestACancelledBuildIsKilledAndNotCondemned(t *testing.T) {
+	revoked := fault.Errorf(api.ReasonRevoked, "the coordinator took it back")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	pids, out := watch(t)
+	done := make(chan error, 1)
+	go func() {
+		done <- build.Run(ctx, build.Spec{
+			Dir:      t.TempDir(),
+			Commands: []string{`echo $$; sleep 600 & echo $!; wait`, "touch never"},
+			Grace:    5 * time.Second,
+		}, out)
+	}()
+	shell, child := <-pids, <-pids
+	cancel(revoked)
+	err := <-done
+	if !errors.Is(err, revoked) || fault.ReasonOf(err) != api.ReasonRevoked {
+		t.Errorf("error %v (reason %q) does not carry the cause of the cancellation", err, fault.ReasonOf(err))
+	}
+	gone(t, shell)
+	gone(t, child)
+}
+
+func TestWhatABuildLeavesBehindIsKilled(t *testing.T) {
+	const awaitUp = `while [ ! -e up ]; do sleep 0.02; done`
+	cases := []struct{ name, command string }{
+		{"in the background", `sleep 600 & echo $!`},
+		{"detached in a session of its own",
+			`setsid sh -c 'echo $$; touch up; exec sleep 600' & ` + awaitUp},
+		{"daemonised twice",
+			`setsid sh -c '(setsid sh -c "echo \$\$; touch up; exec sleep 600" &)'; ` + awaitUp},
+		{"by a failing command", `sleep 600 & echo $!; exit 1`},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var out bytes.Buffer
+			start := time.Now()
+			err := build.Run(t.Context(), build.Spec{Dir: t.TempDir(), Commands: []string{c.command}}, &out)
+			if failed := strings.Contains(c.command, "exit 1"); (err != nil) != failed {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); took > 30*time.Second {
+				t.Errorf("the build waited %v for its daemon", took)
+			}
+			_, printed, _ := strings.Cut(out.String(), "\n")
+			pid, err := strconv.Atoi(strings.TrimSpace(printed))
+			if err != nil {
+				t.Fatalf("no process number in %q", out.String())
+			}
+			gone(t, pid)
+		})
+	}
+}
+
+func TestALogThatCannotBeWrittenIsReported(t *testing.T) {
+	err := build.Run(t.Context(), build.Spec{
+		Dir: t.TempDir(), Commands: []string{"head -c 1000000 /dev/zero"},
+	}, &fullAfter{n: 40})
+	if fault.ReasonOf(err) != api.ReasonDiskFull {
+		t.Errorf("error %v has reason %q, want disk_full", err, fault.ReasonOf(err))
+	}
+}
+
+type fullAfter struct{ n int }
+
+func (f *fullAfter) Write(p []byte) (int, error) {
+	f.n -= len(p)
+	if f.n < 0 {
+		return 0, syscall.ENOSPC
+	}
+	return len(p), nil
+}
+
+// watch returns a writer for build output and the numbers that were written to
+// it on lines of their own.
+func watch(t *testing.T) (<-chan int, io.Writer) {
+	t.Helper()
+	r, w := io.Pipe()
+	pids := make(chan int, 16)
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		lines := bufio.NewScanner(r)
+		for lines.Scan() {
+			if pid, err := strconv.Atoi(lines.Text()); err == nil {
+				pids <- pid
+			}
+		}
+	}()
+	t.Cleanup(func() { w.Close(); <-finished })
+	return pids, w
+}
+
+// gone fails the test unless process pid soon ends. A killed orphan stays a
+// zombie until init gets to reap it.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if err != nil {
+			return
+		}
+		if i := bytes.LastIndexByte(stat, ')'); i > 0 && bytes.HasPrefix(stat[i:], []byte(") Z")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("process %d of the build is still there: %s", pid, stat)
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
