@@ -1,0 +1,32 @@
+// Package rollout is the engine that walks a pool of targets to a release, one
+// turn at a time. It is a pure state machine: [Step] takes a [State] and an
+// [Event] and returns the next state and the [Effect]s to carry out. It reads
+// no clock, draws no random number, and does no I/O; time arrives in events,
+// and [State.NextDeadline] says when to send the next [Tick].
+//
+// One state is one pool: all apps behind one balancer, so that a single writer
+// decides who may be out of rotation.
+//
+// # A rollout
+//
+//	queued ─► preparing ─► rolling ─► succeeded
+//	             │            │
+//	             │            └─► rolling_back ─► rolled_back, or aborted
+//	             └─► failed, superseded, aborted: nothing was touched
+//
+// A rollout that cannot go on without a person is paused in the phase it has
+// reached. Failures are of two kinds. A reason that condemns the release (it
+// does not start, is not healthy) rolls every touched target back to the last
+// stable release and marks the release bad. A reason that condemns the node
+// (no disk space, a balancer that refuses) is tried again a few times on that
+// node, then the target is left and named, and the rollout goes on if the pool
+// can spare it or pauses.
+//
+// # A turn
+//
+// A turn is a target's leave to be out of rotation. [State] holds at most
+// MaxUnavailable of them, and none is given while so many other targets are
+// down, unknown, or out that one more would exceed it. A turn ends only when
+// the agent reports its outcome: a lost agent keeps its turn, because its
+// target may be out.
+package rollout

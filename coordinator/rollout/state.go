@@ -1,0 +1,450 @@
+package rollout
+
+import (
+	"slices"
+	"strconv"
+	"time"
+)
+
+// ReleaseID names a release: one commit built by one recipe.
+type ReleaseID string
+
+// RolloutID names a rollout: "<app>-<number>".
+type RolloutID string
+
+// TargetID names a target: "<app>@<node>".
+type TargetID string
+
+// TargetName returns the id of the app's target on the node.
+func TargetName(app, node string) TargetID { return TargetID(app + "@" + node) }
+
+// State is one pool. The zero value is an empty pool; [Configured] fills it.
+// It is plain data: what is saved as JSON and loaded again is the same state.
+type State struct {
+	Pool           string      `json:"pool"`
+	Now            time.Time   `json:"now"` // of the last event
+	MaxUnavailable int         `json:"max_unavailable"`
+	Generation     uint64      `json:"generation"` // the highest given to any placement
+	LastTurn       uint64      `json:"last_turn"`
+	Apps           []App       `json:"apps"`
+	Nodes          []Node      `json:"nodes"`
+	Placements     []Placement `json:"placements"`
+	Targets        []Target    `json:"targets"`
+}
+
+// App is one application of the pool.
+type App struct {
+	Name   string `json:"name"`
+	Policy Policy `json:"policy"`
+	// Revision changes when the configuration that agents get does.
+	Revision string `json:"revision"`
+	// Current is the release that targets should run while nothing rolls: that
+	// of the last rollout that finished. "" before the first.
+	Current ReleaseID `json:"current,omitempty"`
+	// Releases are all that automation must remember, in the order in which
+	// they were asked for or, later, became current by a deployment.
+	Releases []Release `json:"releases,omitempty"`
+	Live     *Rollout  `json:"live,omitempty"`
+	Waiting  *Rollout  `json:"waiting,omitempty"`
+	Last     *Rollout  `json:"last,omitempty"` // that finished most recently
+	Hold     *Hold     `json:"hold,omitempty"`
+	Number   int       `json:"number"` // of the newest rollout
+}
+
+// Policy says how an app is rolled. Durations must be positive, Retries may be 0.
+type Policy struct {
+	Soak            time.Duration `json:"soak"`
+	Canary          string        `json:"canary,omitempty"` // node whose target goes first
+	CanarySoak      time.Duration `json:"canary_soak,omitempty"`
+	TargetTimeout   time.Duration `json:"target_timeout"`   // of one turn
+	ProgressTimeout time.Duration `json:"progress_timeout"` // without any target's progress
+	PrepareTimeout  time.Duration `json:"prepare_timeout"`
+	Retries         int           `json:"retries"` // after a failure that condemns the node
+	RetryBackoff    time.Duration `json:"retry_backoff"`
+	AutoRollback    bool          `json:"auto_rollback"`
+	KeepReleases    int           `json:"keep_releases"`
+}
+
+// Release is what the engine remembers of a release.
+type Release struct {
+	ID      ReleaseID `json:"id"`
+	SHA     string    `json:"sha"`
+	Subject string    `json:"subject,omitempty"`
+	// Stable: all targets of the app served it at one time.
+	Stable bool `json:"stable,omitempty"`
+	// Bad: automation must not deploy it again.
+	Bad *Mark `json:"bad,omitempty"`
+}
+
+// Mark says who decided something, when, and why.
+type Mark struct {
+	By     string    `json:"by"`
+	Reason Reason    `json:"reason"`
+	Text   string    `json:"text,omitempty"`
+	At     time.Time `json:"at"`
+}
+
+// Hold stops automation for an app until it expires or is lifted.
+type Hold struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+	Until  time.Time `json:"until,omitzero"` // zero: until lifted
+}
+
+// Kind is what a rollout is for.
+type Kind string
+
+// Rollout kinds.
+const (
+	Deploy   Kind = "deploy"
+	Rollback Kind = "rollback"
+	CatchUp  Kind = "catch_up" // brings a node that was away to the current release
+)
+
+// Status is how far a rollout is.
+type Status string
+
+// Rollout statuses; see the package comment.
+const (
+	Queued      Status = "queued"
+	Preparing   Status = "preparing"
+	Rolling     Status = "rolling"
+	Succeeded   Status = "succeeded"
+	Failed      Status = "failed"
+	RollingBack Status = "rolling_back"
+	RolledBack  Status = "rolled_back"
+	Superseded  Status = "superseded"
+	Aborted     Status = "aborted"
+)
+
+// Final tells whether a rollout of this status is over.
+func (s Status) Final() bool {
+	switch s {
+	case Succeeded, Failed, RolledBack, Superseded, Aborted:
+		return true
+	}
+	return false
+}
+
+// Rollout is the tracked move of an app's targets to a release.
+type Rollout struct {
+	ID      RolloutID `json:"id"`
+	App     string    `json:"app"`
+	Kind    Kind      `json:"kind"`
+	Release ReleaseID `json:"release"`
+	// From is the release that a failure or an abort returns to; "" when there
+	// is none.
+	From   ReleaseID `json:"from,omitempty"`
+	Status Status    `json:"status"`
+	Reason Reason    `json:"reason,omitempty"`
+	Text   string    `json:"text,omitempty"`
+	// Blocked says why no turn can be given at the moment; "" when one can.
+	Blocked string `json:"blocked,omitempty"`
+	Paused  *Mark  `json:"paused,omitempty"`
+	// Ending is the status that rolling_back ends in.
+	Ending Status `json:"ending,omitempty"`
+	By     string `json:"by"`
+	Cause  string `json:"cause,omitempty"`
+	// Automatic: asked for by a push or by polling, not by a person.
+	Automatic bool       `json:"automatic,omitempty"`
+	Created   time.Time  `json:"created"`
+	Started   time.Time  `json:"started,omitzero"`
+	Finished  time.Time  `json:"finished,omitzero"`
+	Order     []TargetID `json:"order"`
+	// Deadline is when the present status must have made progress.
+	Deadline time.Time `json:"deadline,omitzero"`
+}
+
+// Node is a machine with an agent.
+type Node struct {
+	Name  string `json:"name"`
+	Reach Reach  `json:"reach"`
+}
+
+// Reach tells whether a node's agent is heard of.
+type Reach string
+
+// Reach values. A coordinator that has just started knows of no node.
+const (
+	ReachUnknown Reach = "unknown"
+	Reachable    Reach = "reachable"
+	Unreachable  Reach = "unreachable"
+)
+
+// Placement is one app on one node: what the node holds for it.
+type Placement struct {
+	App        string `json:"app"`
+	Node       string `json:"node"`
+	Generation uint64 `json:"generation"` // of the assignment; rises with each change
+
+	// Desired: the release to prepare, if any.
+	Prepare ReleaseID `json:"prepare,omitempty"`
+	Attempt int       `json:"attempt,omitempty"` // rises with each attempt, for all releases
+	Failed  int       `json:"failed,omitempty"`  // the attempt last reported as failed
+	Tries   int       `json:"tries,omitempty"`   // failed attempts for this release
+	RetryAt time.Time `json:"retry_at,omitzero"`
+
+	// Observed: the complete releases on disk.
+	Present []ReleaseID `json:"present,omitempty"`
+}
+
+// Phase is where a target stands in the rollout that last touched it.
+type Phase string
+
+// Target phases.
+const (
+	TargetWaiting     Phase = "waiting" // nothing was ever activated here
+	TargetPreparing   Phase = "preparing"
+	TargetPrepared    Phase = "prepared"
+	TargetActivating  Phase = "activating" // holds a turn towards the rollout's release
+	TargetActive      Phase = "active"
+	TargetReverting   Phase = "reverting" // holds or awaits a turn back
+	TargetReverted    Phase = "reverted"
+	TargetQuarantined Phase = "quarantined" // out of rotation, left for a person
+	TargetUnreachable Phase = "unreachable" // its agent was lost; catches up when it returns
+)
+
+// Target is one instance of an app on a node, behind a balancer.
+type Target struct {
+	ID   TargetID `json:"id"`
+	App  string   `json:"app"`
+	Node string   `json:"node"`
+
+	// Desired.
+	Release  ReleaseID     `json:"release,omitempty"`
+	Fallback ReleaseID     `json:"fallback,omitempty"`
+	Turn     uint64        `json:"turn,omitempty"`
+	TurnBy   time.Time     `json:"turn_by,omitzero"` // deadline of the turn
+	Soak     time.Duration `json:"soak,omitempty"`   // of the turn
+
+	// Progress.
+	Phase   Phase     `json:"phase"`
+	Reason  Reason    `json:"reason,omitempty"`
+	Text    string    `json:"text,omitempty"`
+	Tries   int       `json:"tries,omitempty"` // failed turns of this rollout
+	RetryAt time.Time `json:"retry_at,omitzero"`
+	// InService: it served at one time, so that it is missed when it is out.
+	InService bool `json:"in_service,omitempty"`
+
+	// Observed.
+	Seen Sighting `json:"seen"`
+}
+
+// Sighting is a target as its agent last reported it.
+type Sighting struct {
+	Known    bool      `json:"known,omitempty"` // reported since the coordinator started
+	Release  ReleaseID `json:"release,omitempty"`
+	Rotation Rotation  `json:"rotation,omitempty"`
+	Health   Health    `json:"health,omitempty"`
+}
+
+// Rotation tells whether the target is in rotation, as its balancer says.
+type Rotation string
+
+// Rotation values. Unknown is neither.
+const (
+	RotationUnknown  Rotation = "unknown"
+	RotationIn       Rotation = "in"
+	RotationOut      Rotation = "out"
+	RotationDraining Rotation = "draining"
+)
+
+// Health is the agent's verdict on a target.
+type Health string
+
+// Health values. Unknown is neither healthy nor unhealthy.
+const (
+	HealthUnknown Health = "unknown"
+	Healthy       Health = "healthy"
+	Unhealthy     Health = "unhealthy"
+)
+
+// Proved tells whether the target is known to serve the release: its process
+// belongs to it, the balancer has it in rotation, and it is not unhealthy.
+func (t Target) Proved(r ReleaseID) bool {
+	return t.Seen.Known && t.Seen.Release == r && t.Seen.Rotation == RotationIn && t.Seen.Health != Unhealthy
+}
+
+// down tells whether the target must be counted as out of rotation.
+func (s *State) down(t *Target) bool {
+	if t.Turn != 0 {
+		return true
+	}
+	if !t.InService {
+		return false
+	}
+	n := s.Node(t.Node)
+	return n == nil || n.Reach != Reachable || !t.Seen.Known ||
+		t.Seen.Rotation != RotationIn || t.Seen.Health == Unhealthy
+}
+
+// App returns the app, or nil. The pointer is into s.
+func (s *State) App(name string) *App {
+	for i := range s.Apps {
+		if s.Apps[i].Name == name {
+			return &s.Apps[i]
+		}
+	}
+	return nil
+}
+
+// Node returns the node, or nil. The pointer is into s.
+func (s *State) Node(name string) *Node {
+	for i := range s.Nodes {
+		if s.Nodes[i].Name == name {
+			return &s.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// Target returns the target, or nil. The pointer is into s.
+func (s *State) Target(id TargetID) *Target {
+	for i := range s.Targets {
+		if s.Targets[i].ID == id {
+			return &s.Targets[i]
+		}
+	}
+	return nil
+}
+
+// Placement returns the app's placement on the node, or nil. The pointer is into s.
+func (s *State) Placement(app, node string) *Placement {
+	for i := range s.Placements {
+		if s.Placements[i].App == app && s.Placements[i].Node == node {
+			return &s.Placements[i]
+		}
+	}
+	return nil
+}
+
+// Release returns what is remembered of the release, or nil. The pointer is into a.
+func (a *App) Release(id ReleaseID) *Release {
+	for i := range a.Releases {
+		if a.Releases[i].ID == id {
+			return &a.Releases[i]
+		}
+	}
+	return nil
+}
+
+// StableBefore returns the last stable release that is not bad and stands
+// before the given one, or "" when there is none.
+func (a *App) StableBefore(id ReleaseID) ReleaseID {
+	var found ReleaseID
+	for _, r := range a.Releases {
+		if r.ID == id {
+			break
+		}
+		if r.Stable && r.Bad == nil {
+			found = r.ID
+		}
+	}
+	return found
+}
+
+// Converged tells whether every target of the app is proved on its current
+// release and in rotation, with no rollout under way.
+func (s *State) Converged(app string) bool {
+	a := s.App(app)
+	if a == nil || a.Live != nil || a.Current == "" {
+		return false
+	}
+	for i := range s.Targets {
+		t := &s.Targets[i]
+		if t.App == app && (s.down(t) || !t.Proved(a.Current)) {
+			return false
+		}
+	}
+	return true
+}
+
+// Keep returns the releases that the app's nodes must not prune.
+func (s *State) Keep(app string) []ReleaseID {
+	a := s.App(app)
+	if a == nil {
+		return nil
+	}
+	var keep []ReleaseID
+	add := func(id ReleaseID) {
+		if id != "" && !slices.Contains(keep, id) {
+			keep = append(keep, id)
+		}
+	}
+	add(a.Current)
+	add(a.StableBefore(a.Current))
+	for _, r := range []*Rollout{a.Live, a.Waiting} {
+		if r != nil {
+			add(r.Release)
+			add(r.From)
+		}
+	}
+	for i := range s.Targets {
+		if t := &s.Targets[i]; t.App == app {
+			add(t.Release)
+			add(t.Fallback)
+			add(t.Seen.Release)
+		}
+	}
+	slices.Sort(keep)
+	return keep
+}
+
+// NextDeadline returns the earliest instant at which time alone changes the
+// state, and false when none does.
+func (s *State) NextDeadline() (time.Time, bool) {
+	var next time.Time
+	add := func(t time.Time) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	for i := range s.Apps {
+		a := &s.Apps[i]
+		if a.Live != nil && a.Live.Paused == nil {
+			add(a.Live.Deadline)
+			for _, id := range a.Live.Order {
+				if t := s.Target(id); t != nil {
+					add(t.RetryAt)
+					add(t.TurnBy)
+					if p := s.Placement(t.App, t.Node); p != nil {
+						add(p.RetryAt)
+					}
+				}
+			}
+		}
+		if a.Hold != nil {
+			add(a.Hold.Until)
+		}
+	}
+	return next, !next.IsZero()
+}
+
+// clone returns a copy that shares nothing that a step changes.
+func (s State) clone() State {
+	s.Apps = slices.Clone(s.Apps)
+	for i := range s.Apps {
+		a := &s.Apps[i]
+		a.Releases = slices.Clone(a.Releases)
+		a.Live = a.Live.clone()
+		a.Waiting = a.Waiting.clone()
+	}
+	s.Nodes = slices.Clone(s.Nodes)
+	s.Placements = slices.Clone(s.Placements)
+	s.Targets = slices.Clone(s.Targets)
+	return s
+}
+
+func (r *Rollout) clone() *Rollout {
+	if r == nil {
+		return nil
+	}
+	c := *r
+	c.Order = slices.Clone(r.Order)
+	return &c
+}
+
+func rolloutName(app string, number int) RolloutID {
+	return RolloutID(app + "-" + strconv.Itoa(number))
+}

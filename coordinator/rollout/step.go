@@ -1,0 +1,436 @@
+package rollout
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"time"
+)
+
+// maxReleases bounds what an app remembers; releases in use are never forgotten.
+const maxReleases = 100
+
+// Step applies one event. It returns the state after it and what is to be done
+// once that state is stored. On an error, which is a [*Refused] when the event
+// was a request, the state is returned as it was and there are no effects.
+func Step(s State, ev Event) (State, []Effect, error) {
+	m := &machine{State: s.clone(), now: ev.at()}
+	if m.now.Before(s.Now) {
+		m.now = s.Now
+	}
+	m.Now = m.now
+	if err := ev.apply(m); err != nil {
+		return s, nil, err
+	}
+	m.settle()
+	return m.State, m.finishEffects(&s), nil
+}
+
+// machine is one step under way.
+type machine struct {
+	State
+	now   time.Time
+	notes []Effect
+	gone  []Changed // rollouts that left the state in this step
+}
+
+func (m *machine) note(r *Rollout, t *Target, kind Note, reason Reason, format string, a ...any) {
+	n := Noted{At: m.now, Kind: kind, Reason: reason, Text: fmt.Sprintf(format, a...)}
+	if r != nil {
+		n.Rollout, n.App = r.ID, r.App
+	}
+	if t != nil {
+		n.Target, n.App = t.ID, t.App
+	}
+	m.notes = append(m.notes, n)
+}
+
+// noteApp records what concerns an app but none of its rollouts.
+func (m *machine) noteApp(a *App, kind Note, reason Reason, format string, args ...any) {
+	m.notes = append(m.notes, Noted{At: m.now, App: a.Name, Kind: kind, Reason: reason, Text: fmt.Sprintf(format, args...)})
+}
+
+// finishEffects gives a new generation to every placement whose assignment
+// differs from before, and collects what changed.
+func (m *machine) finishEffects(before *State) []Effect {
+	effects := m.notes
+	for i := range m.Placements {
+		p := &m.Placements[i]
+		old := before.Placement(p.App, p.Node)
+		if old == nil || old.Generation != p.Generation || !reflect.DeepEqual(before.wanted(old), m.wanted(p)) {
+			m.Generation++
+			p.Generation = m.Generation
+			effects = append(effects, Assign{App: p.App, Node: p.Node, Generation: p.Generation})
+		}
+	}
+	for _, c := range m.gone {
+		effects = append(effects, c)
+	}
+	for i := range m.Apps {
+		a := &m.Apps[i]
+		var was []*Rollout
+		if old := before.App(a.Name); old != nil {
+			was = []*Rollout{old.Live, old.Waiting, old.Last}
+		}
+		for _, r := range []*Rollout{a.Last, a.Live, a.Waiting} {
+			if r == nil {
+				continue
+			}
+			i := slices.IndexFunc(was, func(o *Rollout) bool { return o != nil && o.ID == r.ID })
+			if r == a.Last && i >= 0 && was[i].Status.Final() {
+				continue
+			}
+			c := m.changed(r)
+			if i < 0 || !reflect.DeepEqual(before.changed(was[i]), c) {
+				effects = append(effects, c)
+			}
+		}
+	}
+	return effects
+}
+
+func (s *State) changed(r *Rollout) Changed {
+	c := Changed{Rollout: *r.clone(), Targets: make([]Progress, 0, len(r.Order))}
+	for _, id := range r.Order {
+		if t := s.Target(id); t != nil {
+			c.Targets = append(c.Targets, Progress{Target: t.ID, Node: t.Node, Phase: t.Phase, Reason: t.Reason, Text: t.Text})
+		}
+	}
+	return c
+}
+
+// Wanted is what a placement's assignment says, apart from the configuration
+// that its app's revision stands for.
+type Wanted struct {
+	Revision string
+	Rollout  RolloutID // that step logs belong to
+	Prepare  ReleaseID
+	Attempt  int
+	Keep     []ReleaseID
+	Targets  []Goal
+}
+
+// Goal is the desired state of one target.
+type Goal struct {
+	Target            TargetID
+	Release, Fallback ReleaseID
+	Turn              uint64
+	Soak              time.Duration
+}
+
+// Wanted returns what the assignment of the app's placement on the node says,
+// with its generation, and false when there is no such placement.
+func (s *State) Wanted(app, node string) (Wanted, uint64, bool) {
+	p := s.Placement(app, node)
+	if p == nil {
+		return Wanted{}, 0, false
+	}
+	return s.wanted(p), p.Generation, true
+}
+
+func (s *State) wanted(p *Placement) Wanted {
+	a := s.App(p.App)
+	w := Wanted{Revision: a.Revision, Prepare: p.Prepare, Attempt: p.Attempt, Keep: s.Keep(p.App)}
+	if a.Live != nil {
+		w.Rollout = a.Live.ID
+	} else if a.Last != nil {
+		w.Rollout = a.Last.ID
+	}
+	for i := range s.Targets {
+		if t := &s.Targets[i]; t.App == p.App && t.Node == p.Node {
+			w.Targets = append(w.Targets, Goal{Target: t.ID, Release: t.Release, Fallback: t.Fallback, Turn: t.Turn, Soak: t.Soak})
+		}
+	}
+	return w
+}
+
+// settle does everything that the state allows, oldest rollout first.
+func (m *machine) settle() {
+	// Whatever one rollout's end lets another begin is begun in the same step;
+	// each pass ends a rollout or starts one, so the passes are few.
+	for range 2*len(m.Apps) + 2 {
+		busy := false
+		for _, a := range m.byAge() {
+			busy = m.settleApp(a) || busy
+		}
+		if !busy {
+			return
+		}
+	}
+}
+
+func (m *machine) byAge() []*App {
+	apps := make([]*App, len(m.Apps))
+	for i := range m.Apps {
+		apps[i] = &m.Apps[i]
+	}
+	started := func(a *App) int64 {
+		if a.Live == nil {
+			return math.MaxInt64
+		}
+		return a.Live.Started.UnixNano()
+	}
+	slices.SortStableFunc(apps, func(x, y *App) int { return cmp.Compare(started(x), started(y)) })
+	return apps
+}
+
+// settleApp advances one app and tells whether a rollout ended or began.
+func (m *machine) settleApp(a *App) bool {
+	if a.Hold != nil && !a.Hold.Until.IsZero() && !m.now.Before(a.Hold.Until) {
+		m.noteApp(a, NoteUnheld, "", "the hold by %s expired", a.Hold.By)
+		a.Hold = nil
+	}
+	if a.Live == nil {
+		m.markStable(a)
+		return m.startWaiting(a) || m.startCatchUp(a)
+	}
+	switch a.Live.Status {
+	case Preparing:
+		m.settlePreparing(a)
+	case Rolling:
+		m.settleRolling(a)
+	case RollingBack:
+		m.settleReturn(a)
+	}
+	if a.Live != nil {
+		m.checkDeadlines(a)
+	}
+	return a.Live == nil
+}
+
+// markStable records that all targets serve the app's current release.
+func (m *machine) markStable(a *App) {
+	r := a.Release(a.Current)
+	if r == nil || r.Stable || r.Bad != nil || !m.Converged(a.Name) {
+		return
+	}
+	r.Stable = true
+	m.note(a.Last, nil, NoteReleaseStab, "", "%s is stable: every target serves it", a.short(r.ID))
+}
+
+// startWaiting makes the waiting rollout live, unless automation is on hold.
+func (m *machine) startWaiting(a *App) bool {
+	w := a.Waiting
+	if w == nil || (w.Automatic && a.Hold != nil) {
+		return false
+	}
+	a.Waiting = nil
+	if rel := a.Release(w.Release); w.Automatic && (w.Release == a.Current || rel == nil || rel.Bad != nil) {
+		m.drop(a, w, Superseded, ReasonSupersededBy, fmt.Sprintf("%s no longer needs to be deployed", a.short(w.Release)))
+		return true
+	}
+	m.start(a, w)
+	return true
+}
+
+// startCatchUp brings targets that were away, or are new, to the current release.
+func (m *machine) startCatchUp(a *App) bool {
+	if a.Waiting != nil || a.Hold != nil || a.Current == "" {
+		return false
+	}
+	if rel := a.Release(a.Current); rel == nil || rel.Bad != nil {
+		return false
+	}
+	var order []TargetID
+	for i := range m.Targets {
+		t := &m.Targets[i]
+		if t.App != a.Name || t.Turn != 0 || !m.present(t) || (t.Phase != TargetUnreachable && t.Phase != TargetWaiting) {
+			continue
+		}
+		if t.Proved(a.Current) {
+			m.rest(t, TargetActive)
+			t.Release, t.InService = a.Current, true
+			continue
+		}
+		order = append(order, t.ID)
+	}
+	if len(order) == 0 {
+		return false
+	}
+	m.start(a, m.newRollout(a, CatchUp, a.Current, order, "lockstep", "not on the current release"))
+	return true
+}
+
+// newRollout numbers a rollout; the caller puts it in its place.
+func (m *machine) newRollout(a *App, kind Kind, release ReleaseID, order []TargetID, by, cause string) *Rollout {
+	a.Number++
+	r := &Rollout{
+		ID: rolloutName(a.Name, a.Number), App: a.Name, Kind: kind, Release: release,
+		Status: Queued, By: by, Cause: cause, Created: m.now, Order: order,
+	}
+	m.note(r, nil, NoteRequested, ReasonRequested, "%s of %s, asked for by %s%s", kind.noun(), a.short(release), by, inBrackets(cause))
+	return r
+}
+
+// order returns the app's targets as they are to be rolled: the canary first,
+// then as configured.
+func (m *machine) order(a *App) []TargetID {
+	var order []TargetID
+	for i := range m.Targets {
+		if t := &m.Targets[i]; t.App == a.Name {
+			if t.Node == a.Policy.Canary {
+				order = slices.Insert(order, 0, t.ID)
+			} else {
+				order = append(order, t.ID)
+			}
+		}
+	}
+	return order
+}
+
+// start makes a rollout live: every node is asked to prepare its release.
+func (m *machine) start(a *App, r *Rollout) {
+	a.Live = r
+	r.Started = m.now
+	if r.Kind == Deploy {
+		r.From = a.stableFallback(r.Release)
+	}
+	for _, t := range m.targets(r) {
+		m.rest(t, TargetPreparing)
+		m.prepare(t, r.Release)
+	}
+	m.status(r, Preparing, "", "")
+	r.Deadline = m.now.Add(a.Policy.PrepareTimeout)
+}
+
+// prepare asks the target's node for a release.
+func (m *machine) prepare(t *Target, id ReleaseID) {
+	if p := m.Placement(t.App, t.Node); p.Prepare != id {
+		p.Prepare, p.Tries, p.RetryAt = id, 0, time.Time{}
+		p.Attempt++
+	}
+}
+
+// rest puts a target in a phase with nothing held against it.
+func (m *machine) rest(t *Target, phase Phase) {
+	t.Phase, t.Reason, t.Text, t.Tries, t.RetryAt = phase, "", "", 0, time.Time{}
+}
+
+// targets returns the rollout's targets in its order.
+func (m *machine) targets(r *Rollout) []*Target {
+	ts := make([]*Target, 0, len(r.Order))
+	for _, id := range r.Order {
+		if t := m.Target(id); t != nil {
+			ts = append(ts, t)
+		}
+	}
+	return ts
+}
+
+// present tells whether the target's agent is heard of and has reported it.
+func (m *machine) present(t *Target) bool {
+	n := m.Node(t.Node)
+	return n != nil && n.Reach == Reachable && t.Seen.Known
+}
+
+func (m *machine) status(r *Rollout, s Status, reason Reason, text string) {
+	r.Status, r.Reason, r.Text, r.Blocked = s, reason, text, ""
+	if text == "" {
+		text = string(s)
+	}
+	m.note(r, nil, NoteStatus, reason, "%s", text)
+}
+
+func (m *machine) pause(r *Rollout, by string, reason Reason, text string) {
+	if r.Paused != nil {
+		return
+	}
+	r.Paused = &Mark{By: by, Reason: reason, Text: text, At: m.now}
+	m.note(r, nil, NotePaused, reason, "paused: %s", text)
+}
+
+func (m *machine) unpause(a *App, r *Rollout, by string) {
+	r.Paused = nil
+	r.Deadline = m.now.Add(a.Policy.timeout(r.Status))
+	m.note(r, nil, NoteResumed, ReasonRequested, "resumed by %s", by)
+}
+
+// finish ends the app's live rollout.
+func (m *machine) finish(a *App, s Status, reason Reason, text string) {
+	r := a.Live
+	r.Finished, r.Deadline, r.Paused = m.now, time.Time{}, nil
+	m.status(r, s, reason, text)
+	for _, t := range m.targets(r) {
+		m.Placement(t.App, t.Node).stopPreparing()
+		if t.Phase == TargetPreparing || t.Phase == TargetPrepared {
+			m.restUntouched(a, t)
+		}
+	}
+	a.Last, a.Live = r, nil
+}
+
+// drop ends a rollout that was never live.
+func (m *machine) drop(a *App, r *Rollout, s Status, reason Reason, text string) {
+	r.Finished = m.now
+	m.status(r, s, reason, text)
+	m.gone = append(m.gone, Changed{Rollout: *r.clone()})
+}
+
+// restUntouched returns a target that the rollout did not touch to where it stood.
+func (m *machine) restUntouched(a *App, t *Target) {
+	if t.Release != "" && t.Release == a.Current && t.InService {
+		m.rest(t, TargetActive)
+	} else {
+		m.rest(t, TargetWaiting)
+	}
+}
+
+func (p *Placement) stopPreparing() {
+	p.Prepare, p.Tries, p.RetryAt = "", 0, time.Time{}
+}
+
+func (p *Policy) timeout(s Status) time.Duration {
+	if s == Preparing {
+		return p.PrepareTimeout
+	}
+	return p.ProgressTimeout
+}
+
+// markBad keeps automation from deploying a release again.
+func (m *machine) markBad(a *App, r *Rollout, id ReleaseID, by string, reason Reason, text string) {
+	if rel := a.Release(id); rel != nil {
+		rel.Bad = &Mark{By: by, Reason: reason, Text: text, At: m.now}
+		m.note(r, nil, NoteReleaseBad, reason, "%s will not be deployed again by automation until a newer commit or a person clears it", a.short(id))
+	}
+}
+
+// stableFallback returns the release to return to from the given one.
+func (a *App) stableFallback(from ReleaseID) ReleaseID {
+	if rel := a.Release(a.Current); rel != nil && rel.Stable && rel.Bad == nil && rel.ID != from {
+		return rel.ID
+	}
+	if id := a.StableBefore(a.Current); id != from {
+		return id
+	}
+	return ""
+}
+
+// short renders a release for a sentence.
+func (a *App) short(id ReleaseID) string {
+	if r := a.Release(id); r != nil && len(r.SHA) >= 7 {
+		return r.SHA[:7]
+	}
+	if id == "" {
+		return "nothing"
+	}
+	return string(id)
+}
+
+func (k Kind) noun() string {
+	switch k {
+	case Rollback:
+		return "rollback"
+	case CatchUp:
+		return "catch-up"
+	}
+	return "deployment"
+}
+
+func inBrackets(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
+}
