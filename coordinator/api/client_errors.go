@@ -2,14 +2,16 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
 	"net/http"
 	"net/url"
+	"syscall"
 )
 
 // UnreachableError tells that a call got no answer. Whether the coordinator
-// received it is not known, unless Err is a refused connection.
+// received it is not known, unless [UnreachableError.Refused].
 type UnreachableError struct {
 	Method string
 	URL    string // that was called
@@ -20,6 +22,10 @@ type UnreachableError struct {
 func (e *UnreachableError) Error() string {
 	return fmt.Sprintf("cannot reach the coordinator at %s: %s %s: %v", e.Base, e.Method, e.URL, e.Err)
 }
+
+// Refused tells that nobody accepted the connection, so that the call cannot
+// have done anything.
+func (e *UnreachableError) Refused() bool { return errors.Is(e.Err, syscall.ECONNREFUSED) }
 
 // Unwrap returns the cause.
 func (e *UnreachableError) Unwrap() error { return e.Err }

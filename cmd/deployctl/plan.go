@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+func (c *cli) planCommand() *cobra.Command {
+	var ref string
+	cmd := &cobra.Command{
+		Use:   "plan APP",
+		Short: "What a deploy would do, in order, as things stand",
+		Long: `Shows what a deploy would do, in the order that it would do it, with how each
+target stands in its load balancer today. Nothing is started.
+
+Exits 3 when the deploy would be refused, or something would stop it today.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.completeApps,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cl, err := c.connect()
+			if err != nil {
+				return err
+			}
+			p, err := cl.Plan(cmd.Context(), args[0], ref)
+			if err != nil {
+				return err
+			}
+			if c.json {
+				err = c.printJSON(p, false)
+			} else {
+				printPlan(c.out(), p)
+			}
+			if err == nil && !planClear(p) {
+				return &codeError{code: exitNotThere}
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&ref, "ref", "", "branch, tag, or commit (the app's branch if not given)")
+	return cmd
+}
+
+// planClear tells whether nothing stands against the plan.
+func planClear(p api.Plan) bool {
+	if p.Refused != "" {
+		return false
+	}
+	for _, s := range p.Steps {
+		if s.Problem != "" {
+			return false
+		}
+	}
+	return true
+}
+
+func printPlan(w io.Writer, p api.Plan) {
+	from := "nothing was deployed before"
+	if p.From != nil {
+		from = "returns to " + releaseName(p.From) + " on failure"
+	}
+	fmt.Fprintf(w, "deploy of %s to %s (%s)\n", releaseName(&p.Release), p.App, from)
+	if p.Refused != "" {
+		fmt.Fprintf(w, "\nIt would not start: %s\n", oneLine(p.Refused))
+	}
+	fmt.Fprintln(w, "\nFirst, on every node that does not have it, with all targets in rotation:")
+	fmt.Fprintln(w, "  fetch the commit")
+	for _, b := range p.Build {
+		fmt.Fprintln(w, "  run "+oneLine(b))
+	}
+	fmt.Fprintln(w, "\nThen, turn by turn: out of rotation, onto the release, proved healthy, back in:")
+	rows := [][]string{{"TURN", "TARGET", "NODE", "RUNS NOW", "ROTATION", "HEALTH", "PREPARED", "SOAK", "PROBLEM"}}
+	for i, s := range p.Steps {
+		prepared := "no"
+		if s.Prepared {
+			prepared = "yes"
+		}
+		soak := "none"
+		if s.Soak > 0 {
+			soak = s.Soak.String()
+		}
+		rows = append(rows, []string{
+			strconv.Itoa(i + 1), orUnknown(s.Target), orUnknown(s.Node), orUnknown(s.Release), orUnknown(s.Rotation), orUnknown(s.Health),
+			prepared, soak, oneLine(s.Problem),
+		})
+	}
+	table(w, "  ", rows)
+	if len(p.Steps) == 0 {
+		fmt.Fprintln(w, "  no target")
+	}
+	if len(p.Notes) > 0 {
+		fmt.Fprintln(w, "\nNotes:")
+		for _, n := range p.Notes {
+			fmt.Fprintln(w, "  "+oneLine(n))
+		}
+	}
+}
