@@ -344,10 +344,10 @@ func (m *machine) finishTurn(a *App, t *Target, o *Outcome) {
 		r.Deadline = m.now.Add(a.Policy.ProgressTimeout)
 		if r.Status == RollingBack {
 			m.rest(t, TargetReverted)
-			m.note(r, t, NoteReverted, "", "%s is back on %s, in rotation", t.Node, a.short(goal))
+			m.note(r, t, NoteReverted, "", "%s is back on %s, in rotation%s", t.Node, a.short(goal), inBrackets(o.Text))
 		} else {
 			m.rest(t, TargetActive)
-			m.note(r, t, NoteActive, "", "%s serves %s, in rotation", t.Node, a.short(goal))
+			m.note(r, t, NoteActive, "", "%s serves %s, in rotation%s", t.Node, a.short(goal), inBrackets(o.Text))
 		}
 	default:
 		t.Reason, t.Text = o.Reason, o.Text
