@@ -1,0 +1,122 @@
+package release
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+// Current returns the release that the current link names, present or not, and ""
+// when there is no link. A current that is not a link to a release is an error:
+// somebody else put it there.
+func (s *Store) Current() (id string, err error) {
+	link := filepath.Join(s.dir, currentName)
+	fi, err := os.Lstat(link)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot read the current release: %w", err)
+	}
+	if fi.Mode().Type() != fs.ModeSymlink {
+		return "", foreign(link, "a "+kind(fi.Mode()))
+	}
+	target, err := os.Readlink(link)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the current release: %w", err)
+	}
+	path := target
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(s.dir, path)
+	}
+	for _, releases := range []string{s.releases, s.resolved} {
+		id, ok := strings.CutPrefix(filepath.Clean(path), releases+string(filepath.Separator))
+		if ok && validID.MatchString(id) {
+			return id, nil
+		}
+	}
+	return "", foreign(link, "a link to "+target)
+}
+
+func foreign(link, what string) error {
+	return fault.Errorf(api.ReasonInternal,
+		"cannot use %s: it is %s, expected a symbolic link to releases/<id>; move it away and deploy again", link, what)
+}
+
+func kind(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "directory"
+	case m.IsRegular():
+		return "file"
+	}
+	return "special file"
+}
+
+// Switch makes release id current by one atomic rename: whoever opens the link
+// finds the old or the new release, never neither. The switch is on disk when
+// Switch returns. An empty id removes the link. A release that is not present is
+// [api.ReasonReleaseMissing].
+func (s *Store) Switch(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id != "" {
+		if err := checkID(id); err != nil {
+			return err
+		}
+		present, err := isDir(s.Path(id))
+		if err != nil {
+			return fmt.Errorf("cannot switch to release %s: %w", id, err)
+		}
+		if !present {
+			return fault.Errorf(api.ReasonReleaseMissing, "cannot switch to release %s: %s does not exist", id, s.Path(id))
+		}
+	}
+	// A foreign file in the link's place must not be replaced.
+	current, err := s.Current()
+	if err != nil {
+		return fmt.Errorf("cannot switch the current release: %w", err)
+	}
+	if err := s.relink(current, id); err != nil {
+		return fmt.Errorf("cannot switch from release %q to %q: %w", current, id, err)
+	}
+	return nil
+}
+
+func (s *Store) relink(from, to string) error {
+	link := filepath.Join(s.dir, currentName)
+	switch {
+	case to == "" && from == "":
+		return nil
+	case to == "":
+		if err := os.Remove(link); err != nil {
+			return err
+		}
+	default:
+		// Recorded first: failing here leaves things as they were.
+		if err := s.recordOrder(to); err != nil {
+			return err
+		}
+		if from == to {
+			return nil
+		}
+		temp := filepath.Join(s.dir, newLinkName)
+		if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		// Relative, so that the app's directory can be moved or mounted elsewhere.
+		if err := os.Symlink(filepath.Join(releasesName, to), temp); err != nil {
+			return err
+		}
+		if err := os.Rename(temp, link); err != nil {
+			return err
+		}
+	}
+	return syncDir(s.dir)
+}
