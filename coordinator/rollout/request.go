@@ -89,11 +89,14 @@ func (e RollbackRequested) apply(m *machine) error {
 	m.clearBad(a, rel)
 	r := m.newRollout(a, Rollback, to, m.order(a), e.By, "from "+a.short(a.Current))
 	m.markBad(a, r, a.Current, e.By, ReasonRolledBackBy, text)
+	// What was on its way is not what the person wants either.
 	if w := a.Waiting; w != nil {
 		a.Waiting = nil
+		m.condemnByHand(a, w, e.By, text)
 		m.drop(a, w, Superseded, ReasonSupersededBy, fmt.Sprintf("superseded by %s", r.ID))
 	}
 	if a.Live != nil {
+		m.condemnByHand(a, a.Live, e.By, text)
 		m.finish(a, Superseded, ReasonSupersededBy, fmt.Sprintf("superseded by %s before it touched anything", r.ID))
 	}
 	m.start(a, r)
