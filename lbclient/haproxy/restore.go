@@ -1,0 +1,143 @@
+package haproxy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+const restoreVersion = 1
+
+// record is what [lbclient.Restore] carries: how the target stood in every
+// place, and which process said so.
+type record struct {
+	Instances []instanceRecord `json:"instances"`
+}
+
+type instanceRecord struct {
+	Endpoint string        `json:"endpoint"`
+	Process  process       `json:"process"`
+	Places   []placeRecord `json:"places"`
+}
+
+type placeRecord struct {
+	Backend    string     `json:"backend"`
+	Admin      adminState `json:"admin_state"`
+	Weight     int64      `json:"weight"`
+	Configured int64      `json:"configured_weight"`
+}
+
+// maxWeight is the largest that HAProxy accepts.
+const maxWeight = 256
+
+func (p *provider) providerName() string { return "haproxy/" + p.cfg.Name }
+
+func (p *provider) encode(rec record, serving bool) (lbclient.Restore, error) {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return lbclient.Restore{}, err
+	}
+	return lbclient.Restore{
+		Provider: p.providerName(), Target: p.cfg.Server, Version: restoreVersion,
+		WasServing: serving, Data: data,
+	}, nil
+}
+
+// decode reads a journaled record and checks that it is of this target.
+func (p *provider) decode(op string, r lbclient.Restore) (record, error) {
+	invalid := func(err error) (record, error) {
+		return record{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: op, Text: "the recorded state cannot be used", Err: err}
+	}
+	if r.Provider != p.providerName() || r.Target != p.cfg.Server {
+		return invalid(fmt.Errorf("it is of %s in %s, want %s in %s", r.Target, r.Provider, p.cfg.Server, p.providerName()))
+	}
+	if r.Version != restoreVersion {
+		return invalid(fmt.Errorf("it has version %d, want %d", r.Version, restoreVersion))
+	}
+	rec, err := decodeRecord(r.Data)
+	if err != nil {
+		return invalid(err)
+	}
+	return rec, nil
+}
+
+func decodeRecord(data []byte) (record, error) {
+	var rec record
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&rec); err != nil {
+		return record{}, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return record{}, errors.New("something follows it")
+	}
+	if len(rec.Instances) == 0 {
+		return record{}, errors.New("it names no instance")
+	}
+	for _, i := range rec.Instances {
+		// Checked again because commands are made of them.
+		if _, err := parseEndpoint(i.Endpoint); err != nil {
+			return record{}, err
+		}
+		if len(i.Places) == 0 {
+			return record{}, fmt.Errorf("it names no backend at %s", i.Endpoint)
+		}
+		for _, pl := range i.Places {
+			if err := checkName("backend", pl.Backend); err != nil {
+				return record{}, err
+			}
+			if pl.Weight < 1 || pl.Weight > maxWeight {
+				return record{}, fmt.Errorf("it has weight %d in backend %s, want 1 to %d", pl.Weight, pl.Backend, maxWeight)
+			}
+		}
+	}
+	return rec, nil
+}
+
+// questions ask what the record speaks of.
+func (rec record) questions() []question {
+	var out []question
+	for _, i := range rec.Instances {
+		e, err := parseEndpoint(i.Endpoint)
+		if err != nil {
+			continue // decodeRecord has seen to it
+		}
+		q := question{endpoint: e}
+		for _, pl := range i.Places {
+			q.backends = append(q.backends, pl.Backend)
+		}
+		out = append(out, q)
+	}
+	return out
+}
+
+// covers tells whether the record speaks of exactly the configured places.
+func (rec record) covers(p *provider) bool {
+	return slices.EqualFunc(rec.questions(), p.questions(), func(a, b question) bool {
+		return a.endpoint == b.endpoint && slices.Equal(a.backends, b.backends)
+	})
+}
+
+// instance returns the record of one endpoint.
+func (rec record) instance(e endpoint) instanceRecord {
+	for _, i := range rec.Instances {
+		if i.Endpoint == e.text {
+			return i
+		}
+	}
+	return instanceRecord{}
+}
+
+func (i instanceRecord) place(backend string) (placeRecord, bool) {
+	for _, pl := range i.Places {
+		if pl.Backend == backend {
+			return pl, true
+		}
+	}
+	return placeRecord{}, false
+}
