@@ -208,6 +208,22 @@ type DeliveryAnswer struct {
 	Apps     []string `json:"apps,omitempty"`
 }
 
+// Delivery is one webhook delivery and what became of it, as GET
+// /v1/deliveries lists them, newest first.
+type Delivery struct {
+	ID         string    `json:"id"`
+	Event      string    `json:"event"`
+	Repository string    `json:"repository,omitempty"`
+	Ref        string    `json:"ref,omitempty"`
+	After      string    `json:"after,omitempty"`
+	Sender     string    `json:"sender,omitempty"`
+	Received   time.Time `json:"received"`
+	Apps       []string  `json:"apps,omitempty"`
+	Decision   string    `json:"decision"` // accepted, ignored, deployed, refused
+	Reason     string    `json:"reason,omitempty"`
+	Rollouts   []string  `json:"rollouts,omitempty"`
+}
+
 // ErrorKind is the typed part of an error answer.
 type ErrorKind string
 

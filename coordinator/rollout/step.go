@@ -82,8 +82,8 @@ func (m *machine) finishEffects(before *State) []Effect {
 			if r == a.Last && i >= 0 && was[i].Status.Final() {
 				continue
 			}
-			c := m.changed(r)
-			if i < 0 || !reflect.DeepEqual(before.changed(was[i]), c) {
+			c := m.Changed(r)
+			if i < 0 || !reflect.DeepEqual(before.Changed(was[i]), c) {
 				effects = append(effects, c)
 			}
 		}
@@ -91,7 +91,8 @@ func (m *machine) finishEffects(before *State) []Effect {
 	return effects
 }
 
-func (s *State) changed(r *Rollout) Changed {
+// Changed returns the rollout with where its targets stand now.
+func (s *State) Changed(r *Rollout) Changed {
 	c := Changed{Rollout: *r.clone(), Targets: make([]Progress, 0, len(r.Order))}
 	for _, id := range r.Order {
 		if t := s.Target(id); t != nil {
