@@ -15,8 +15,9 @@ func (c *cli) retryCommand() *cobra.Command {
 	return c.actionCommand(action{
 		use:   "retry",
 		short: "Let a rollout try again what failed, and watch",
-		long: `Lets the live rollout try again what failed. If none is live, the app's newest
-rollout is started anew.`,
+		long: `Gives the nodes that failed another chance. If no rollout is live, brings the
+targets that are not on the current release to it, or else deploys the release
+of the last rollout that failed again.`,
 		do:          (*api.Client).Retry,
 		wanted:      []string{"succeeded"},
 		newestIsFit: true,
@@ -44,9 +45,10 @@ func (c *cli) resumeCommand() *cobra.Command {
 
 func (c *cli) abortCommand() *cobra.Command {
 	return c.actionCommand(action{
-		use:    "abort",
-		short:  "Stop a rollout and roll back what it changed, and watch",
-		long:   `Stops the live rollout and rolls back the targets that it changed.`,
+		use:   "abort",
+		short: "Stop a rollout and roll back what it changed, and watch",
+		long: `Stops the live rollout and rolls back the targets that it changed. A rollback is
+never itself rolled back: it stops where it is.`,
 		do:     (*api.Client).Abort,
 		wanted: []string{"aborted", "rolled_back"},
 	})
@@ -119,6 +121,9 @@ func concerned(ctx context.Context, cl *api.Client, name string, newestIsFit boo
 		}
 		return "", fmt.Errorf("%s is not the live rollout of %s: that is %s", name, a.App, rolloutLine(*a.Live))
 	}
+	if a.Waiting != nil && a.Waiting.ID == name {
+		return a.App, nil
+	}
 	newest, err := newestRollout(ctx, cl, a.App)
 	if err != nil {
 		return "", err
@@ -159,5 +164,5 @@ func findRollout(ctx context.Context, cl *api.Client, name string) (api.Rollout,
 	if listErr == nil && newest != nil {
 		return *newest, nil
 	}
-	return api.Rollout{}, fmt.Errorf("there is no rollout %s, nor an app of that name that had one: %w", name, err)
+	return api.Rollout{}, err
 }

@@ -25,7 +25,8 @@ const exitCodesHelp = `Exit codes:
     0   It is as it should be: every app converged (status), the rollout
         succeeded on all of its targets, the request was accepted (--no-wait,
         pause, hold, unhold), the plan has nothing against it, the file is valid.
-        For abort: the rollout was stopped and rolled back, as asked.
+        For abort: the rollout was stopped, and is rolled back if it had
+        changed anything that can be.
     1   Error: the coordinator cannot be reached or refused the request, a file
         cannot be read or is not valid, the answer makes no sense.
     2   Usage: unknown command or flag, missing or superfluous argument.

@@ -166,7 +166,7 @@ func (w *logWriter) line(s *logStream, line string) {
 	line = strings.TrimRight(line, "\r")
 	line = line[strings.LastIndexByte(line, '\r')+1:]
 	if w.prefix {
-		line = fmt.Sprintf("%s %s | %s", orUnknown(s.node), orUnknown(s.step), line)
+		line = strings.TrimRight(fmt.Sprintf("%s %s | %s", orUnknown(s.node), orUnknown(s.step), line), " ")
 	}
 	if _, err := io.WriteString(w.out, line+"\n"); err != nil && w.failed == nil {
 		w.failed = fmt.Errorf("cannot write the output: %w", err)

@@ -57,7 +57,7 @@ func leftOut(r api.Rollout) []string {
 		if t.Phase == "active" {
 			continue
 		}
-		s := orUnknown(t.Target) + " " + orUnknown(t.Phase)
+		s := targetLabel(r.App, t.Target, t.Node) + " " + orUnknown(t.Phase)
 		if why := because(t.Reason, t.Text); why != "" {
 			s += " (" + why + ")"
 		}

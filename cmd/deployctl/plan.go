@@ -58,6 +58,17 @@ func planClear(p api.Plan) bool {
 	return true
 }
 
+// runsNow tells nothing running from not knowing what does.
+func runsNow(s api.PlanStep) string {
+	switch {
+	case s.Release != "":
+		return shortID(s.Release)
+	case s.Rotation == "" || s.Rotation == api.RotationUnknown:
+		return unknown
+	}
+	return "none"
+}
+
 func printPlan(w io.Writer, p api.Plan) {
 	from := "nothing was deployed before"
 	if p.From != nil {
@@ -73,7 +84,7 @@ func printPlan(w io.Writer, p api.Plan) {
 		fmt.Fprintln(w, "  run "+oneLine(b))
 	}
 	fmt.Fprintln(w, "\nThen, turn by turn: out of rotation, onto the release, proved healthy, back in:")
-	rows := [][]string{{"TURN", "TARGET", "NODE", "RUNS NOW", "ROTATION", "HEALTH", "PREPARED", "SOAK", "PROBLEM"}}
+	rows := [][]string{{"TURN", "NODE", "RUNS NOW", "ROTATION", "HEALTH", "PREPARED", "SOAK", "PROBLEM"}}
 	for i, s := range p.Steps {
 		prepared := "no"
 		if s.Prepared {
@@ -84,12 +95,13 @@ func printPlan(w io.Writer, p api.Plan) {
 			soak = s.Soak.String()
 		}
 		rows = append(rows, []string{
-			strconv.Itoa(i + 1), orUnknown(s.Target), orUnknown(s.Node), orUnknown(s.Release), orUnknown(s.Rotation), orUnknown(s.Health),
+			strconv.Itoa(i + 1), targetLabel(p.App, s.Target, s.Node), runsNow(s), orUnknown(s.Rotation), orUnknown(s.Health),
 			prepared, soak, oneLine(s.Problem),
 		})
 	}
-	table(w, "  ", rows)
-	if len(p.Steps) == 0 {
+	if len(p.Steps) > 0 {
+		table(w, "  ", rows)
+	} else {
 		fmt.Fprintln(w, "  no target")
 	}
 	if len(p.Notes) > 0 {

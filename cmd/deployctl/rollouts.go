@@ -165,13 +165,13 @@ func printRollout(w io.Writer, now time.Time, p api.EventPage) {
 	facts = append(facts, []string{"by", by}, []string{"created", stamp(r.Created) + ", " + age(now, r.Created)}, []string{"took", took(r, now)})
 	table(w, "  ", facts)
 
-	rows := [][]string{{"TARGET", "NODE", "PHASE", "STEP", "SINCE", "DETAIL"}}
+	rows := [][]string{{"NODE", "PHASE", "STEP", "SINCE", "DETAIL"}}
 	for _, t := range r.Targets {
 		since := ""
 		if t.Step != "" && t.Since != nil {
 			since = age(now, *t.Since)
 		}
-		rows = append(rows, []string{orUnknown(t.Target), orUnknown(t.Node), orUnknown(t.Phase), oneLine(t.Step), since, because(t.Reason, t.Text)})
+		rows = append(rows, []string{targetLabel(r.App, t.Target, t.Node), orUnknown(t.Phase), oneLine(t.Step), since, because(t.Reason, t.Text)})
 	}
 	fmt.Fprintln(w)
 	table(w, "  ", rows)

@@ -76,7 +76,7 @@ func (v *screenView) lines(height int) []string {
 	if v.notice != "" {
 		foot = append(foot, oneLine(v.notice))
 	}
-	return append(append(head, targetLines(v.rollout.Targets, v.now(), height-len(head)-len(foot))...), foot...)
+	return append(append(head, targetLines(v.rollout, v.now(), height-len(head)-len(foot))...), foot...)
 }
 
 func heading(r api.Rollout, now time.Time) string {
@@ -97,12 +97,12 @@ func heading(r api.Rollout, now time.Time) string {
 
 // targetLines lists the targets; if height does not do for all, those in motion
 // or in trouble, and counts the others.
-func targetLines(targets []api.RolloutTarget, now time.Time, height int) []string {
-	listed, calm := targets, map[string]int{}
+func targetLines(r api.Rollout, now time.Time, height int) []string {
+	listed, calm := r.Targets, map[string]int{}
 	var phases []string // of calm ones, in order of appearance
-	if len(targets) > height {
+	if len(r.Targets) > height {
 		listed = nil
-		for _, t := range targets {
+		for _, t := range r.Targets {
 			switch t.Phase {
 			case "waiting", "preparing", "prepared", "active", "reverted":
 				if calm[t.Phase] == 0 {
@@ -117,7 +117,7 @@ func targetLines(targets []api.RolloutTarget, now time.Time, height int) []strin
 	}
 	rows := make([][]string, 0, len(listed))
 	for _, t := range listed {
-		rows = append(rows, targetRow(t, now))
+		rows = append(rows, targetRow(r.App, t, now))
 	}
 	var b bytes.Buffer
 	table(&b, "  ", rows)
@@ -125,7 +125,7 @@ func targetLines(targets []api.RolloutTarget, now time.Time, height int) []strin
 	if len(rows) == 0 {
 		lines = nil
 	}
-	if rest := len(targets) - len(listed); rest > 0 {
+	if rest := len(r.Targets) - len(listed); rest > 0 {
 		s := fmt.Sprintf("  … %d more", rest)
 		for _, p := range phases {
 			s += fmt.Sprintf(", %d %s", calm[p], p)
@@ -136,14 +136,10 @@ func targetLines(targets []api.RolloutTarget, now time.Time, height int) []strin
 }
 
 // targetRow is one target with its step and the time that it has taken so far.
-func targetRow(t api.RolloutTarget, now time.Time) []string {
+func targetRow(app string, t api.RolloutTarget, now time.Time) []string {
 	took := ""
 	if t.Step != "" && t.Since != nil {
 		took = elapsed(now.Sub(*t.Since))
 	}
-	name := orUnknown(t.Target)
-	if t.Node != "" && t.Node != t.Target {
-		name += " on " + oneLine(t.Node)
-	}
-	return []string{name, orUnknown(t.Phase), oneLine(t.Step), took, because(t.Reason, t.Text)}
+	return []string{targetLabel(app, t.Target, t.Node), orUnknown(t.Phase), oneLine(t.Step), took, because(t.Reason, t.Text)}
 }

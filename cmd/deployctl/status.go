@@ -55,7 +55,15 @@ func findApp(st api.Status, name string) (*api.AppStatus, error) {
 			return &st.Apps[i], nil
 		}
 	}
-	return nil, &api.Error{Kind: api.ErrorNotFound, Text: fmt.Sprintf("there is no app %q: see deployctl status for the apps that fleet.yaml names", name)}
+	names := "there is none"
+	for i, a := range st.Apps {
+		if i == 0 {
+			names = "there is " + a.App
+			continue
+		}
+		names += ", " + a.App
+	}
+	return nil, &api.Error{Kind: api.ErrorNotFound, Text: fmt.Sprintf("there is no app %q on this coordinator: %s", name, names)}
 }
 
 func (c *cli) printStatus(w io.Writer, st api.Status) {
@@ -92,14 +100,14 @@ func printAppStatus(w io.Writer, now time.Time, a api.AppStatus) {
 		facts = append(facts, []string{"hold", holdLine(now, *h)})
 	}
 	table(w, "  ", facts)
-	rows := [][]string{{"TARGET", "NODE", "RELEASE", "ROTATION", "HEALTH", "SEEN", "PHASE", "DETAIL"}}
+	rows := [][]string{{"NODE", "RELEASE", "ROTATION", "HEALTH", "SEEN", "PHASE", "DETAIL"}}
 	for _, t := range a.Targets {
 		phase := orUnknown(t.Phase)
 		if t.Step != "" {
 			phase += " (" + oneLine(t.Step) + ")"
 		}
 		rows = append(rows, []string{
-			orUnknown(t.Target), orUnknown(t.Node), provedRelease(t), orUnknown(t.Rotation), orUnknown(t.Health),
+			targetLabel(a.App, t.Target, t.Node), provedRelease(t), orUnknown(t.Rotation), orUnknown(t.Health),
 			seen(now, t), phase, because(t.Reason, t.Text),
 		})
 	}
@@ -168,5 +176,5 @@ func holdLine(now time.Time, h api.Hold) string {
 	if h.Until != nil {
 		until = "until " + stamp(*h.Until) + " (" + age(now, *h.Until) + ")"
 	}
-	return fmt.Sprintf("by %s since %s, %s: %s", orUnknown(h.By), age(now, h.At), until, orUnknown(h.Reason))
+	return fmt.Sprintf("by %s %s, %s: %s", orUnknown(h.By), age(now, h.At), until, orUnknown(h.Reason))
 }

@@ -25,10 +25,14 @@ func orUnknown[S ~string](s S) string {
 
 // age tells how long ago t was: "3m ago", or "in 3m".
 func age(now, t time.Time) string {
-	if d := now.Sub(t); d >= 0 {
+	switch d := now.Sub(t); {
+	case d.Abs() < time.Second:
+		return "just now"
+	case d > 0:
 		return brief(d) + " ago"
+	default:
+		return "in " + brief(-d)
 	}
-	return "in " + brief(t.Sub(now))
 }
 
 // brief renders a duration with its largest unit only.
@@ -53,6 +57,17 @@ func elapsed(d time.Duration) string {
 // stamp renders an instant for a line of a timeline.
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
+// releaseID begins with twelve digits of the commit.
+var releaseID = regexp.MustCompile(`^[0-9a-f]{12}-[0-9a-z]+$`)
+
+// shortID names the commit of a release's id as people do.
+func shortID(id string) string {
+	if releaseID.MatchString(id) {
+		return id[:7]
+	}
+	return orUnknown(id)
+}
+
 // shortSHA names a commit as people do.
 func shortSHA(r *api.ReleaseRef) string {
 	switch {
@@ -63,7 +78,7 @@ func shortSHA(r *api.ReleaseRef) string {
 	case r.SHA != "":
 		return oneLine(r.SHA)
 	}
-	return orUnknown(r.ID)
+	return shortID(r.ID)
 }
 
 // releaseName is the short commit with its subject.
@@ -73,6 +88,19 @@ func releaseName(r *api.ReleaseRef) string {
 		s += ` "` + clip(oneLine(r.Subject), 60) + `"`
 	}
 	return s
+}
+
+// targetLabel names a target of an app: by its node, which says it all, unless
+// the target is named otherwise than after it.
+func targetLabel(app, target, node string) string {
+	target, node = oneLine(target), oneLine(node)
+	switch {
+	case node == "":
+		return orUnknown(target)
+	case target == "" || target == node || target == app+"@"+node:
+		return node
+	}
+	return target + " on " + node
 }
 
 // because joins a typed reason and its sentence.

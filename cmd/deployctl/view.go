@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
@@ -64,10 +65,14 @@ func (v *lineView) news(p api.EventPage) error {
 // eventLine is one event of the timeline.
 func eventLine(e api.Event) string {
 	s := stamp(e.At) + "  "
-	if e.Target != "" {
-		s += oneLine(e.Target) + ": "
-	}
 	text := oneLine(e.Text)
+	_, node, named := strings.Cut(e.Target, "@")
+	if !named {
+		node = e.Target
+	}
+	if !strings.Contains(text, node) { // it mostly names its node itself
+		s += oneLine(node) + ": "
+	}
 	if text == "" {
 		text = because(e.Kind, e.Reason)
 	}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+func target(node string, r *api.ReleaseRef) api.TargetStatus {
+	return api.TargetStatus{
+		Target: "hello@" + node, Node: node, Reachable: true, LastSeen: ago(2 * time.Second), Agent: "1.0.0",
+		Release: r, Rotation: api.RotationIn, Health: api.Healthy, Phase: "active",
+	}
+}
+
+func convergedApp() api.AppStatus {
+	return api.AppStatus{
+		App: "hello", Pool: "web", Release: &oldRelease, Since: ago(3 * time.Hour), Converged: true, Skew: "3 of 3 targets on 3f2a91c",
+		Targets: []api.TargetStatus{target("web1", &oldRelease), target("web2", &oldRelease), target("web3", &oldRelease)},
+	}
+}
+
+// skewedApp is in the middle of a rollout that is stuck in every way.
+func skewedApp() api.AppStatus {
+	r := liveRollout()
+	r.Status = "rolling"
+	r.Paused = &api.Pause{By: "lockstep", Reason: "capacity", Text: "no target left that could go on", At: noon}
+	a := api.AppStatus{
+		App: "hello", Pool: "web", Release: &newRelease, Since: ago(2 * time.Minute), Skew: "9c1d2e3 on web1, 3f2a91c on web3, unknown on web2",
+		Live: &r, Waiting: &api.Rollout{ID: "hello-4", App: "hello", Kind: "deploy", Status: "queued", Release: api.ReleaseRef{SHA: "aaaabbbbcccc", Subject: "Try again"}},
+		Hold:    &api.Hold{By: "bob", Reason: "quarter end", At: noon.Add(-time.Hour), Until: ago(-47 * time.Hour)},
+		Targets: []api.TargetStatus{target("web1", &newRelease), target("web2", &oldRelease), target("web3", &oldRelease), target("web4", nil), {Target: "hello@web5", Node: "web5"}},
+	}
+	lost := &a.Targets[1]
+	lost.Reachable, lost.LastSeen, lost.Rotation, lost.Health, lost.Phase = false, ago(4*time.Minute), api.RotationUnknown, api.HealthUnknown, "unreachable"
+	lost.Reason, lost.Text = "unreachable", "no sync for 4m"
+	busy := &a.Targets[2]
+	busy.Rotation, busy.Phase, busy.Step, busy.Text = api.RotationDraining, "activating", "drain", "waiting for 3 requests"
+	down := &a.Targets[3]
+	down.Rotation, down.Health, down.Phase, down.Reason, down.Text = api.RotationOut, api.Unhealthy, "quarantined", "unhealthy", "GET /healthz answered 500\n5 times"
+	return a
+}
+
+func TestStatus(t *testing.T) {
+	f := newFake(t)
+	f.status = api.Status{At: noon, Version: "1.0.0", Apps: []api.AppStatus{convergedApp()}}
+	golden(t, "status-converged", f, "status")
+	golden(t, "status-json", f, "status", "--json")
+
+	f.status.Apps = []api.AppStatus{skewedApp(), {App: "fresh", Pool: "web", Skew: "unknown: no node has reported", Targets: []api.TargetStatus{{Target: "fresh@web1", Node: "web1"}}}}
+	golden(t, "status-skew", f, "status")
+	golden(t, "status-one-app", f, "status", "fresh")
+	golden(t, "status-no-such-app", f, "status", "hallo")
+
+	f.status.Apps = nil
+	golden(t, "status-no-apps", f, "status")
+}
+
+func TestRollouts(t *testing.T) {
+	f := newFake(t)
+	golden(t, "rollouts-none", f, "rollouts", "hello")
+	done := liveRollout()
+	end("rolled_back", "unhealthy", "web1 did not become healthy on 9c1d2e3")(&done)
+	done.ID, done.Created, done.Started, done.Finished = "hello-2", noon.Add(-25*time.Hour), ago(25*time.Hour), ago(25*time.Hour-83*time.Second)
+	queued := liveRollout()
+	queued.ID, queued.Status, queued.Started, queued.By = "hello-4", "queued", nil, ""
+	paused := liveRollout()
+	paused.Paused = &api.Pause{By: "ann"}
+	f.rollouts = []api.Rollout{queued, paused, done}
+	golden(t, "rollouts", f, "rollouts", "hello")
+}
+
+func TestShow(t *testing.T) {
+	f := newFake(t)
+	f.rollouts = []api.Rollout{liveRollout()}
+	golden(t, "show-new", f, "show", "hello-3")
+
+	happen("", "deploy of 9c1d2e3, asked for by ann", nil)(f)
+	happen("web1", "web1 activates 9c1d2e3", phase(0, "active", ""))(f)
+	happen("web2", "9c1d2e3 on web2: GET /healthz answered 500", phase(1, "reverting", "restart"))(f)
+	happen("web3", "named in no text", phase(2, "", ""))(f)
+	r := &f.rollouts[0]
+	r.Status, r.Blocked = "rolling", "web2 is out of rotation"
+	r.Paused = &api.Pause{By: "bob", Reason: "requested", Text: "lunch", At: noon.Add(-10 * time.Second)}
+	golden(t, "show-live", f, "show", "hello-3")
+	golden(t, "show-json", f, "show", "hello-3", "--json")
+	golden(t, "show-by-app", f, "show", "hello")
+	golden(t, "show-no-such", f, "show", "hello-9")
+}
+
+func TestPlan(t *testing.T) {
+	f := newFake(t)
+	step := func(node string) api.PlanStep {
+		return api.PlanStep{Target: "hello@" + node, Node: node, Release: oldRelease.ID, Rotation: api.RotationIn, Health: api.Healthy, Soak: api.Duration(30 * time.Second)}
+	}
+	f.plan = api.Plan{
+		App: "hello", Release: newRelease, From: &oldRelease, Build: []string{"npm ci", "npm run build"},
+		Steps: []api.PlanStep{step("web1"), step("web2")}, Notes: []string{"web1 goes first: it is the canary"},
+	}
+	f.plan.Steps[0].Prepared = true
+	golden(t, "plan", f, "plan", "hello", "--ref", "v2")
+
+	f.plan.Steps = append(f.plan.Steps, api.PlanStep{Target: "hello@web3", Node: "web3", Problem: "no sync for 4m"})
+	f.plan.From, f.plan.Notes = nil, nil
+	golden(t, "plan-problem", f, "plan", "hello")
+	golden(t, "plan-json", f, "plan", "hello", "--json")
+
+	f.plan.Refused, f.plan.Steps = "9c1d2e3 is the current release of hello", nil
+	golden(t, "plan-refused", f, "plan", "hello")
+}
