@@ -1,0 +1,193 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+// Defaults is the complete configuration in effect, as a fleet file: every
+// default is filled in, and loading it gives the same fleet. Secrets appear as
+// where they come from.
+func (f *Fleet) Defaults() []byte {
+	w := &writer{}
+	w.open("coordinator")
+	c := f.Coordinator
+	w.put("listen", plain(c.Listen))
+	w.put("database", plain(c.Database))
+	w.put("mirrors", plain(c.Mirrors))
+	w.put("admin_tokens", list(c.AdminTokens, Secret.written))
+	w.put("poll_interval", short(c.PollInterval))
+	w.put("node_timeout", short(c.NodeTimeout))
+	w.close()
+
+	w.open("github")
+	w.put("webhook_secrets", list(f.GitHub.WebhookSecrets, Secret.written))
+	w.close()
+
+	w.open("nodes")
+	for _, n := range f.Nodes {
+		w.put(plain(n.Name), "{token: "+n.Token.written()+"}")
+	}
+	w.close()
+
+	if len(f.Balancers) > 0 {
+		w.open("balancers")
+		for _, b := range f.Balancers {
+			w.balancer(b)
+		}
+		w.close()
+	}
+
+	w.open("apps")
+	for _, a := range f.Apps {
+		w.app(a)
+	}
+	w.close()
+	return w.out.Bytes()
+}
+
+func (w *writer) balancer(b *Balancer) {
+	w.open(b.Name)
+	defer w.close()
+	w.put("type", b.Type)
+	w.put("endpoints", list(b.Endpoints, plain))
+	w.put("backends", list(b.Backends, plain))
+	w.put("max_unavailable", strconv.Itoa(b.MaxUnavailable))
+	w.put("min_healthy", strconv.Itoa(b.MinHealthy))
+	w.put("drain_timeout", short(b.DrainTimeout))
+	w.put("on_drain_timeout", b.OnDrainTimeout)
+	w.put("rejoin_timeout", short(b.RejoinTimeout))
+	w.put("servers", mapping(b.Servers))
+}
+
+func (w *writer) app(a *App) {
+	w.open(a.Name)
+	defer w.close()
+	w.put("repo", plain(a.Repo))
+	w.put("branch", plain(a.Branch))
+	w.put("nodes", list(a.Nodes, plain))
+	w.put("build", list(a.Build, plain))
+	w.put("env", mapping(a.Env))
+	w.put("unit", plain(a.Unit))
+	w.health(a.Health)
+	if a.Balancer != nil {
+		w.put("balancer", plain(a.Balancer.Name))
+	} else {
+		w.put("balancer", "none")
+		w.put("max_unavailable", strconv.Itoa(a.MaxUnavailable))
+	}
+	w.put("build_timeout", short(a.BuildTimeout))
+	w.put("prepare_timeout", short(a.PrepareTimeout))
+	w.put("restart_timeout", short(a.RestartTimeout))
+	w.put("soak", short(a.Soak))
+	if a.Canary != nil {
+		w.put("canary", fmt.Sprintf("{node: %s, soak: %s}", plain(a.Canary.Node), short(a.Canary.Soak)))
+	}
+	w.put("target_timeout", short(a.TargetTimeout))
+	w.put("progress_timeout", short(a.ProgressTimeout))
+	w.put("retries", strconv.Itoa(a.Retries))
+	w.put("retry_backoff", short(a.RetryBackoff))
+	w.put("auto_rollback", strconv.FormatBool(a.AutoRollback))
+	w.put("keep_releases", strconv.Itoa(a.KeepReleases))
+	w.put("force_push", string(a.ForcePush))
+}
+
+func (w *writer) health(h api.HealthCheck) {
+	// The settings of "health: none" cannot be changed, so they go unsaid.
+	if h.HTTP == "" && h.TCP == "" {
+		w.put("health", "none")
+		return
+	}
+	w.open("health")
+	defer w.close()
+	if h.HTTP != "" {
+		w.put("http", plain(h.HTTP))
+	} else {
+		w.put("tcp", plain(h.TCP))
+	}
+	w.put("interval", short(h.Interval.D()))
+	w.put("timeout", short(h.Timeout.D()))
+	w.put("passes", strconv.Itoa(h.Passes))
+	w.put("failures", strconv.Itoa(h.Failures))
+	w.put("deadline", short(h.Deadline.D()))
+}
+
+// writer writes block mappings of one-line values.
+type writer struct {
+	out   bytes.Buffer
+	depth int
+}
+
+func (w *writer) open(key string) {
+	fmt.Fprintf(&w.out, "%s%s:\n", strings.Repeat("  ", w.depth), plain(key))
+	w.depth++
+}
+
+func (w *writer) close() { w.depth-- }
+
+func (w *writer) put(key, value string) {
+	fmt.Fprintf(&w.out, "%s%s: %s\n", strings.Repeat("  ", w.depth), key, value)
+}
+
+func list[T any](items []T, write func(T) string) string {
+	all := make([]string, len(items))
+	for i, item := range items {
+		all[i] = write(item)
+	}
+	return "[" + strings.Join(all, ", ") + "]"
+}
+
+func mapping(m map[string]string) string {
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		all = append(all, plain(k)+": "+plain(m[k]))
+	}
+	return "{" + strings.Join(all, ", ") + "}"
+}
+
+func (s Secret) written() string {
+	if s.env != "" {
+		return "{env: " + plain(s.env) + "}"
+	}
+	return "{file: " + plain(s.file) + "}"
+}
+
+var (
+	needsNoQuotes = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9._/@-]*$`)
+	otherType     = regexp.MustCompile(`^(?i:true|false|yes|no|on|off|y|n|null|none)$`)
+)
+
+// plain is s as a YAML string, in quotes unless it is a simple word.
+func plain(s string) string {
+	if needsNoQuotes.MatchString(s) && !otherType.MatchString(s) {
+		return s
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(s); err != nil {
+		panic("config: a string cannot be written as JSON: " + err.Error())
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// short is a duration as people write it: 35m, not 35m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

@@ -1,0 +1,192 @@
+// Package config reads fleet.yaml, the coordinator's configuration: the nodes,
+// balancers, and apps of a fleet.
+//
+// A file is read strictly. Unknown keys, dangling names, values out of range,
+// absent secrets, and what must be said but is not (health, balancer) are
+// problems, and all problems of a file are reported at once, each with its
+// line and what to write instead. A [Fleet] is complete: every default is
+// filled in and every name in it resolves.
+package config
+
+import (
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+// Fleet is a valid fleet file. Nodes, balancers, and apps are in the order of
+// the file. It is read-only.
+type Fleet struct {
+	Coordinator Coordinator
+	GitHub      GitHub
+	Nodes       []*Node
+	Balancers   []*Balancer
+	Apps        []*App
+	// Warnings are what is allowed but hardly meant.
+	Warnings []Problem
+}
+
+// Coordinator is the coordinator's own part.
+type Coordinator struct {
+	Listen       string // host:port
+	Database     string // path of the SQLite file
+	Mirrors      string // directory of the git mirrors
+	AdminTokens  []Secret
+	PollInterval time.Duration // between looks at each branch head
+	NodeTimeout  time.Duration // of silence until a node is unreachable
+}
+
+// GitHub is what concerns webhooks.
+type GitHub struct {
+	WebhookSecrets []Secret // at least one
+}
+
+// Node is one machine.
+type Node struct {
+	Name  string
+	Token Secret // that its agent shows; no two nodes share one
+}
+
+// Balancer is a load balancer; the targets behind it are one pool.
+type Balancer struct {
+	Name           string
+	Type           string // "haproxy"
+	Endpoints      []string
+	Backends       []string
+	MaxUnavailable int // targets that may be out of rotation at a time
+	MinHealthy     int // other targets that must serve before one is drained
+	DrainTimeout   time.Duration
+	OnDrainTimeout string // "proceed" or "abort"
+	RejoinTimeout  time.Duration
+	Servers        map[string]string // node to its name in the balancer, where they differ
+}
+
+// Server is the name of a node's target in the balancer.
+func (b *Balancer) Server(node string) string {
+	if name, ok := b.Servers[node]; ok {
+		return name
+	}
+	return node
+}
+
+// ForcePush says what automation does when a branch was rewritten.
+type ForcePush string
+
+// Force push policies.
+const (
+	ForcePushRefuse ForcePush = "refuse" // wait for a person
+	ForcePushDeploy ForcePush = "deploy"
+)
+
+// App is one application.
+type App struct {
+	Name   string
+	Repo   string
+	Branch string
+	Nodes  []string // in the order of rollouts; never empty
+	Build  []string
+	Env    map[string]string // of the build
+	Unit   string
+	// Health has neither HTTP nor TCP set for "health: none".
+	Health   api.HealthCheck
+	Balancer *Balancer // nil for "balancer: none"
+
+	BuildTimeout    time.Duration
+	RestartTimeout  time.Duration
+	Soak            time.Duration
+	Canary          *Canary // nil when no node goes first
+	TargetTimeout   time.Duration
+	ProgressTimeout time.Duration
+	PrepareTimeout  time.Duration
+	Retries         int
+	RetryBackoff    time.Duration
+	AutoRollback    bool
+	KeepReleases    int
+	ForcePush       ForcePush
+	// MaxUnavailable is that of the app's pool.
+	MaxUnavailable int
+}
+
+// Canary is the node that gets a release first.
+type Canary struct {
+	Node string
+	Soak time.Duration
+}
+
+// Pool is the targets that share a balancer: all of the apps behind it. An app
+// without a balancer is a pool of its own.
+type Pool struct {
+	Name           string // of the balancer, or "app:" and the app's
+	Balancer       *Balancer
+	Apps           []*App
+	MaxUnavailable int
+}
+
+// Pools groups the apps, in the order in which a pool first comes up. A
+// balancer without apps is no pool.
+func (f *Fleet) Pools() []Pool {
+	var pools []Pool
+	index := map[string]int{}
+	for _, a := range f.Apps {
+		name := a.Pool()
+		i, ok := index[name]
+		if !ok {
+			i = len(pools)
+			index[name] = i
+			pools = append(pools, Pool{Name: name, Balancer: a.Balancer, MaxUnavailable: a.MaxUnavailable})
+		}
+		pools[i].Apps = append(pools[i].Apps, a)
+	}
+	return pools
+}
+
+// Pool is the name of the app's pool.
+func (a *App) Pool() string {
+	if a.Balancer != nil {
+		return a.Balancer.Name
+	}
+	return "app:" + a.Name
+}
+
+// App is the app of a name, nil when there is none.
+func (f *Fleet) App(name string) *App {
+	for _, a := range f.Apps {
+		if a.Name == name {
+			return a
+		}
+	}
+	return nil
+}
+
+// Node is the node of a name, nil when there is none.
+func (f *Fleet) Node(name string) *Node {
+	for _, n := range f.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// Balancer is the balancer of a name, nil when there is none.
+func (f *Fleet) Balancer(name string) *Balancer {
+	for _, b := range f.Balancers {
+		if b.Name == name {
+			return b
+		}
+	}
+	return nil
+}
+
+// AppsOn are the apps that run on a node.
+func (f *Fleet) AppsOn(node string) []*App {
+	var apps []*App
+	for _, a := range f.Apps {
+		for _, n := range a.Nodes {
+			if n == node {
+				apps = append(apps, a)
+			}
+		}
+	}
+	return apps
+}

@@ -1,0 +1,141 @@
+package config
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+func loadFull(t *testing.T) *Fleet {
+	t.Helper()
+	secretsInEnv(t)
+	f, err := Load("testdata/valid.full.yaml")
+	must(t, err)
+	return f
+}
+
+func TestPools(t *testing.T) {
+	edge := &Balancer{Name: "edge", MaxUnavailable: 2}
+	apps := []*App{
+		{Name: "shop", Balancer: edge, MaxUnavailable: 2},
+		{Name: "edge", MaxUnavailable: 3}, // named like the balancer, and no part of its pool
+		{Name: "blog", Balancer: edge, MaxUnavailable: 2},
+	}
+	f := &Fleet{Apps: apps, Balancers: []*Balancer{{Name: "spare"}, edge}}
+	want := []Pool{
+		{Name: "edge", Balancer: edge, Apps: []*App{apps[0], apps[2]}, MaxUnavailable: 2},
+		{Name: "app:edge", Apps: []*App{apps[1]}, MaxUnavailable: 3},
+	}
+	if got := f.Pools(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, expected %+v", got, want)
+	}
+}
+
+func TestSpec(t *testing.T) {
+	f := loadFull(t)
+	shop, worker := f.App("shop"), f.App("worker")
+	want := api.Spec{
+		Repo:           "git@github.com:me/shop.git",
+		Unit:           "shop.service",
+		RestartTimeout: api.Duration(90 * time.Second),
+		Health: api.HealthCheck{
+			TCP: "127.0.0.1:8080", Interval: api.Duration(500 * time.Millisecond), Timeout: api.Duration(time.Second),
+			Passes: 5, Failures: 2, Deadline: api.Duration(20 * time.Minute),
+		},
+		Balancer: &api.Balancer{
+			Name: "edge", Type: "haproxy", Endpoints: []string{"unix:///run/haproxy/admin.sock", "tcp://10.0.0.2:9999"},
+			Backends: []string{"web", "web-admin"}, MinHealthy: 1, DrainTimeout: api.Duration(90 * time.Second),
+			OnDrainTimeout: "abort", RejoinTimeout: api.Duration(2 * time.Minute),
+		},
+	}
+	if got := shop.Spec(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, expected %+v", got, want)
+	}
+	if s := worker.Spec(); s.Balancer != nil || s.Health.HTTP != "" || s.Health.TCP != "" || s.Health.Deadline != api.Duration(5*time.Minute) {
+		t.Errorf("an app without balancer and checks: %+v", s)
+	}
+	if got := shop.Recipe(); len(got.Build) != 2 || got.Env["VERSION"] != "1.10" || got.Env["CGO_ENABLED"] != "0" || got.Timeout != api.Duration(time.Hour) {
+		t.Errorf("recipe: %+v", got)
+	}
+	if shop.Server("web2") != "srv2" || worker.Server("web1") != "" || f.Balancer("edge").Server("other") != "other" {
+		t.Error("the names of servers in the balancer")
+	}
+	if on := f.AppsOn("web1"); len(on) != 2 || on[0] != shop || on[1] != worker {
+		t.Errorf("apps on web1: %v", on)
+	}
+}
+
+func TestReleaseID(t *testing.T) {
+	const sha = "9c3e5a7f10d2b4868a6c4e2f0d1b3957799bbddf"
+	r := api.Recipe{Build: []string{"make"}, Env: map[string]string{"A": "1", "B": "2"}, Timeout: api.Duration(time.Minute)}
+	// Directories on nodes are named so: a change would rebuild every release.
+	if got := ReleaseID(sha, r); got != "9c3e5a7f10d2-167687" {
+		t.Errorf("got %s", got)
+	}
+	same := r
+	same.Env = map[string]string{"B": "2", "A": "1"}
+	if ReleaseID(sha, same) != ReleaseID(sha, r) {
+		t.Error("the order of variables makes another release")
+	}
+	if ReleaseID(sha, api.Recipe{Build: []string{}, Env: map[string]string{}}) != ReleaseID(sha, api.Recipe{}) {
+		t.Error("nothing and an empty list make two releases")
+	}
+	for name, change := range map[string]func(*api.Recipe){
+		"build": func(r *api.Recipe) { r.Build = []string{"make", "test"} },
+		"env":   func(r *api.Recipe) { r.Env = map[string]string{"A": "1"} },
+	} {
+		other := r
+		change(&other)
+		if ReleaseID(sha, other) == ReleaseID(sha, r) {
+			t.Errorf("another %s makes the same release", name)
+		}
+	}
+}
+
+func TestRevision(t *testing.T) {
+	first := loadFull(t).App("shop").Revision()
+	for name, c := range map[string]struct {
+		change  func(*App)
+		another bool
+	}{
+		"nothing":       {func(*App) {}, false},
+		"repo":          {func(a *App) { a.Repo = "git@github.com:me/shop2.git" }, true},
+		"health":        {func(a *App) { a.Health.Passes++ }, true},
+		"drain timeout": {func(a *App) { a.Balancer.DrainTimeout++ }, true},
+		"no balancer":   {func(a *App) { a.Balancer = nil }, true},
+		"server":        {func(a *App) { a.Balancer.Servers["web1"] = "other" }, true},
+		"keep releases": {func(a *App) { a.KeepReleases++ }, true},
+		"build":         {func(a *App) { a.Build = nil }, false}, // makes another release instead
+		"retries":       {func(a *App) { a.Retries++ }, false},
+		"branch":        {func(a *App) { a.Branch = "other" }, false},
+	} {
+		a := loadFull(t).App("shop")
+		c.change(a)
+		if (a.Revision() != first) != c.another {
+			t.Errorf("%s: another revision is %v, expected %v", name, a.Revision() != first, c.another)
+		}
+	}
+}
+
+func TestDefaultsThatDepend(t *testing.T) {
+	f := loadFull(t)
+	shop := f.App("shop")
+	// A build of 1h and a health deadline of 20m do not fit the usual ones.
+	if shop.PrepareTimeout != 65*time.Minute || shop.TargetTimeout != 28*time.Minute || shop.ProgressTimeout != 33*time.Minute {
+		t.Errorf("prepare %s, target %s, progress %s", shop.PrepareTimeout, shop.TargetTimeout, shop.ProgressTimeout)
+	}
+	least, err := Load("testdata/valid.least.yaml")
+	must(t, err)
+	if h := least.App("hello"); h.PrepareTimeout != 35*time.Minute || h.TargetTimeout != 10*time.Minute || h.ProgressTimeout != 15*time.Minute || h.MaxUnavailable != 1 {
+		t.Errorf("defaults: %+v", h)
+	}
+	// One target has no others that could be healthy.
+	single := &loader{fleet: least, balancers: map[*Balancer]object{least.Balancers[0]: {value: value{r: &reader{}}}}}
+	least.Apps[0].Nodes = []string{"web1"}
+	single.checkPools()
+	if least.Balancers[0].MinHealthy != 0 {
+		t.Errorf("min_healthy of a single target: %d", least.Balancers[0].MinHealthy)
+	}
+}

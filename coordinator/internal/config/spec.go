@@ -1,0 +1,72 @@
+package config
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+// Recipe is what, with a commit, makes a release of the app.
+func (a *App) Recipe() api.Recipe {
+	return api.Recipe{Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout)}
+}
+
+// Spec is how the app runs on its nodes, whatever the release.
+func (a *App) Spec() api.Spec {
+	s := api.Spec{Repo: a.Repo, Unit: a.Unit, RestartTimeout: api.Duration(a.RestartTimeout), Health: a.Health}
+	if b := a.Balancer; b != nil {
+		s.Balancer = &api.Balancer{
+			Name:           b.Name,
+			Type:           b.Type,
+			Endpoints:      b.Endpoints,
+			Backends:       b.Backends,
+			MinHealthy:     b.MinHealthy,
+			DrainTimeout:   api.Duration(b.DrainTimeout),
+			OnDrainTimeout: b.OnDrainTimeout,
+			RejoinTimeout:  api.Duration(b.RejoinTimeout),
+		}
+	}
+	return s
+}
+
+// Server is the name of the app's target on a node in its balancer, "" without
+// a balancer.
+func (a *App) Server(node string) string {
+	if a.Balancer == nil {
+		return ""
+	}
+	return a.Balancer.Server(node)
+}
+
+// Revision changes exactly when the app's agents must be told something new
+// that no release brings: the spec, the names of servers, or how many releases
+// to keep.
+func (a *App) Revision() string {
+	servers := map[string]string{}
+	for _, n := range a.Nodes {
+		servers[n] = a.Server(n)
+	}
+	return digest(struct {
+		Spec         api.Spec
+		Servers      map[string]string
+		KeepReleases int
+	}{a.Spec(), servers, a.KeepReleases}, 12)
+}
+
+// ReleaseID is the id of the release that a recipe makes of a commit: the first
+// 12 digits of each full SHA, and 6 that stand for the recipe.
+func ReleaseID(sha string, r api.Recipe) string {
+	return sha[:min(12, len(sha))] + "-" + digest(r, 6)
+}
+
+// digest is the first digits of the SHA-256 of v's JSON, whose maps are sorted.
+func digest(v any, digits int) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("config: plain data cannot be written as JSON: " + err.Error())
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])[:digits]
+}
