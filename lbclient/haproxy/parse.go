@@ -170,7 +170,8 @@ func parseStat(text string) ([]statRow, error) {
 		return nil, fmt.Errorf(`"show stat" has no header: %w`, err)
 	}
 	header[0] = strings.TrimPrefix(header[0], "# ")
-	t, err := newTable(header, []string{"pxname", "svname", "qcur", "scur", "status", "type", "tracked", "check_status"})
+	t, err := newTable(header, []string{"pxname", "svname", "qcur", "scur", "status", "type", "tracked",
+		"check_status", "check_rise", "check_fall", "check_health"})
 	if err != nil {
 		return nil, fmt.Errorf(`"show stat": %w`, err)
 	}

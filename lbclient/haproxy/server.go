@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
@@ -60,6 +61,7 @@ const (
 // last check counts as passed.
 const (
 	checkConfigured = 0x02
+	checkEnabled    = 0x04 // cleared by "disable health"
 	resultUnknown   = 0
 	resultPassed    = 3
 )
@@ -77,32 +79,47 @@ type server struct {
 func (s *server) name() string  { return s.stateRow.server }
 func (s *server) place() string { return s.backend + "/" + s.name() }
 
-// checked returns the server whose check decides, and whether it has one.
+// checked returns the server whose check decides, and whether it has one. Where
+// there is none, or an operator has switched it off, HAProxy knows no better
+// than to call the server healthy.
 func (s *server) checked() (*server, bool) {
 	if s.follows != nil {
 		s = s.follows
 	}
-	return s, s.checkState&checkConfigured != 0
+	const both = checkConfigured | checkEnabled
+	return s, s.checkState&both == both
+}
+
+// judged tells whether any check has ended yet. "* " marks one under way.
+func (s *server) judged() bool {
+	switch strings.TrimPrefix(s.checkStatus, "* ") {
+	case "", "INI", "UNK":
+		return false
+	}
+	return true
 }
 
 // healthy tells whether the last word on the server is good without doubt.
 // HAProxy calls a server UP from its start until checks fail "fall" times, and
 // again when maintenance ends; only a check that passed brings health to its
-// full height, which tells "UP" from "UP 1/2".
+// full height, which tells "UP" from "UP 1/2". While a check is under way there
+// is no result, and that height alone tells how the one before it ended.
 func (s *server) healthy() bool {
 	by, has := s.checked()
 	if !has {
 		return true
 	}
-	full := by.rise + by.fall - 1
-	return by.result >= resultPassed && (by.rise == 0 || by.health >= full)
+	if !by.judged() || by.result != resultUnknown && by.result < resultPassed {
+		return false
+	}
+	return by.health >= by.rise+by.fall-1
 }
 
 // undecided tells whether a stopped server awaits a verdict: never checked, or
 // on its way up ("DOWN 1/2").
 func (s *server) undecided() bool {
 	by, has := s.checked()
-	return has && (by.result == resultUnknown || by.health > 0)
+	return has && (!by.judged() || by.health > 0)
 }
 
 func (s *server) phase() lbclient.Phase {

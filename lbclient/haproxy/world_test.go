@@ -18,7 +18,7 @@ import (
 )
 
 // quick is how the servers of the tests are checked.
-const quick = "check inter 30ms fastinter 20ms downinter 20ms rise 2 fall 2"
+const quick = "check inter 50ms fastinter 20ms downinter 20ms rise 2 fall 2"
 
 // app is one instance of an application. It answers / with its name, /healthz
 // as it was told, and /hold?for=NAME, if that is its name, when it is told.

@@ -124,7 +124,9 @@ func (p *Process) configure(o Options) error {
 		}
 	}
 	lines(o.Global)
-	fmt.Fprint(&c, "defaults\n  mode http\n  timeout connect 2s\n  timeout client 60s\n  timeout server 60s\n  option redispatch\n")
+	// Without a timeout of its own a check has only "inter" to finish, which
+	// short intervals on a busy machine do not keep.
+	fmt.Fprint(&c, "defaults\n  mode http\n  timeout connect 2s\n  timeout check 5s\n  timeout client 60s\n  timeout server 60s\n  option redispatch\n")
 	lines(o.Defaults)
 	for _, b := range o.Backends {
 		bind, err := p.listen(b.Listen)
