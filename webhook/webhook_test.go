@@ -206,7 +206,7 @@ func TestRefuse(t *testing.T) {
 		"both secrets joined":      {set("X-Hub-Signature-256", sign(append(slices.Clone(newSecret), oldSecret...), body)), 401},
 		"other body":               {set("X-Hub-Signature-256", sign(newSecret, append([]byte(" "), body...))), 401},
 		"cut signature":            {set("X-Hub-Signature-256", good[:len(good)-2]), 401},
-		"two signatures":           {set("X-Hub-Signature-256", sign([]byte("guess"), body), good), 401},
+		"two signatures":           {set("X-Hub-Signature-256", good, sign([]byte("guess"), body)), 401},
 		"no delivery id":           {set("X-GitHub-Delivery"), 400},
 		"id of lines":              {set("X-GitHub-Delivery", "a b\tc"), 400},
 		"endless id":               {set("X-GitHub-Delivery", strings.Repeat("a", 101)), 400},
