@@ -1,0 +1,85 @@
+# make demo   deploy to a fleet on this machine, under load (about a minute)
+# make test   everything that CI runs
+# make build  the three programs, into build/
+# The other targets are described in CONTRIBUTING.md.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+BUILD := $(CURDIR)/build
+TOOLS := $(BUILD)/tools
+GOLANGCI_VERSION := v2.15.0
+STATICCHECK_VERSION := v0.8.2
+
+SEEDS ?= 100000
+FUZZTIME ?= 10s
+VERSION ?=
+LDFLAGS := $(if $(VERSION),-X github.com/lockstep-deploy/lockstep/cmd/internal/daemon.version=$(VERSION))
+
+.PHONY: build
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BUILD)/ ./cmd/...
+
+.PHONY: packages
+packages:
+	@deploy/packages
+
+.PHONY: demo
+demo: packages build
+	go build -o $(BUILD)/demo ./deploy/demo
+	$(BUILD)/demo $(if $(KEEP),-keep) $(if $(KILL),-kill $(KILL))
+
+.PHONY: test
+test: packages lint race mutate end-to-end
+
+.PHONY: race
+race:
+	go test -race -timeout 9m ./...
+
+# The demonstration, three times: as it is, and with a daemon killed in mid-rollout.
+.PHONY: end-to-end
+end-to-end: build
+	go build -o $(BUILD)/demo ./deploy/demo
+	$(BUILD)/demo
+	$(BUILD)/demo -kill coordinator
+	$(BUILD)/demo -kill agent
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) $(TOOLS)/staticcheck-$(STATICCHECK_VERSION)
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	$(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) run ./...
+	$(TOOLS)/staticcheck-$(STATICCHECK_VERSION) ./...
+
+$(TOOLS)/golangci-lint-$(GOLANGCI_VERSION):
+	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(TOOLS)/golangci-lint $@
+
+$(TOOLS)/staticcheck-$(STATICCHECK_VERSION):
+	GOBIN=$(TOOLS) go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION)
+	mv $(TOOLS)/staticcheck $@
+
+.PHONY: sim
+sim:
+	go test ./coordinator/rollout/sim -run TestSeeds -timeout 0 -v -sim.seeds=$(SEEDS)
+
+.PHONY: mutate
+mutate:
+	go test ./coordinator/rollout/sim -run TestMutants -timeout 9m -v -sim.mutate
+
+.PHONY: bench
+bench: packages build
+	go test ./deploy/bench -run '^$$' -bench . -benchtime 1x -timeout 15m
+
+.PHONY: fuzz
+fuzz:
+	@for pkg in $$(git grep -l 'func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -ho 'func Fuzz[A-Za-z0-9_]*' $$pkg/*_test.go | cut -c6-); do \
+	    echo "== $$pkg $$f"; go test ./$$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME); \
+	  done; \
+	done
+
+.PHONY: clean
+clean:
+	rm -rf $(BUILD)
