@@ -42,9 +42,16 @@ func (s Secret) Source() string {
 	return "file " + s.file
 }
 
-func (s Secret) String() string               { return redacted }
-func (s Secret) GoString() string             { return redacted }
-func (s Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
+// String is "[redacted]".
+func (s Secret) String() string { return redacted }
+
+// GoString is "[redacted]".
+func (s Secret) GoString() string { return redacted }
+
+// LogValue is "[redacted]".
+func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText gives "[redacted]".
 func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // Format writes "[redacted]" for every verb.
