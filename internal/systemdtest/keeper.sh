@@ -34,6 +34,8 @@ exec >/dev/null
 
 while read -r _; do :; done
 
+# Nobody may be left to read what goes wrong now.
+trap '' PIPE
 # The manager stops its units and exits. Its units get no time to stop; that it
 # outlives them lets it reap their processes.
 set +e

@@ -17,7 +17,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/internal/systemdtest"
 )
 
-const sleeper = "[Service]\nExecStart=/bin/sleep 1000\nRestart=always\n"
+const sleeper = "[Service]\nType=exec\nExecStart=/bin/sleep 1000\nRestart=always\n"
 
 // systemctl runs systemctl in the manager's namespace, since it insists on
 // /run/systemd/system.
