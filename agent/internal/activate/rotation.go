@@ -1,0 +1,310 @@
+package activate
+
+import (
+	"context"
+	"reflect"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
+	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+// settle is how far apart the idle looks must be that follow an epoch change: a
+// balancer that has just been reloaded may not count yet what its old process
+// still serves.
+const settle = 250 * time.Millisecond
+
+// balancerFault gives a balancer's error the reason that the coordinator
+// branches on.
+func balancerFault(err error) error {
+	if lbclient.ClassOf(err) == lbclient.ClassUnsafe {
+		return fault.New(api.ReasonBalancerRefused, err)
+	}
+	return fault.New(api.ReasonBalancerFailed, err)
+}
+
+// ask repeats a call to the balancer while it fails in passing.
+func (a *activation) ask(deadline time.Time, f func(context.Context) error) error {
+	p := quick(2 * time.Second)
+	for {
+		ctx, cancel := a.call()
+		err := f(ctx)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if a.Work.Err() != nil {
+			return ErrStopped
+		}
+		if !a.worthRepeating(err) || time.Now().After(deadline) {
+			return balancerFault(err)
+		}
+		a.show(err.Error())
+		if err := a.pause(p.next()); err != nil {
+			return err
+		}
+	}
+}
+
+// worthRepeating: going back also outlasts that too few others are healthy,
+// since the way back is blocked by it.
+func (a *activation) worthRepeating(err error) bool {
+	class := lbclient.ClassOf(err)
+	return class.Retryable() || a.t.Undo != nil && class == lbclient.ClassUnsafe
+}
+
+func orElse(d, otherwise time.Duration) time.Duration {
+	if d <= 0 {
+		return otherwise
+	}
+	return d
+}
+
+func (a *activation) balancer() api.Balancer {
+	if a.t.Spec.Balancer == nil {
+		return api.Balancer{}
+	}
+	return *a.t.Spec.Balancer
+}
+
+// beginDrain asks for the drain until the balancer holds it.
+func (a *activation) beginDrain() error {
+	a.admitted = false
+	err := a.ask(time.Now().Add(retryTimeout), func(ctx context.Context) error {
+		return a.Balancer.BeginDrain(ctx, *a.t.Restore, a.balancer().MinHealthy)
+	})
+	if err != nil {
+		return err
+	}
+	if a.t.OutSince == nil {
+		now := time.Now()
+		a.t.OutSince = &now
+	}
+	a.begun = true
+	a.showRotation(api.RotationDraining)
+	return nil
+}
+
+// drain takes the target out of rotation and waits until nothing is in flight.
+// It may be called again at any time to make sure that this still holds.
+func (a *activation) drain() error {
+	if !a.begun {
+		if err := a.beginDrain(); err != nil {
+			return err
+		}
+	}
+	lb := a.balancer()
+	deadline := time.Now().Add(orElse(lb.DrainTimeout.D(), 30*time.Second))
+	p := quick(time.Second)
+	giveUp := deadline.Add(retryTimeout)
+	var failing time.Time // since when looks fail, or the drain is forgotten
+	epoch, idle, need := "", 0, 1
+	for {
+		ctx, cancel := a.call()
+		st, err := a.Balancer.DrainStatus(ctx, *a.t.Restore)
+		cancel()
+		if err != nil || st.Stage == lbclient.DrainNotAsked {
+			if failing.IsZero() {
+				failing = time.Now()
+			}
+			if a.Work.Err() != nil {
+				return ErrStopped
+			}
+			if err == nil {
+				// Reloaded, or undone by another hand: both may happen again.
+				err = &lbclient.Error{
+					Class: lbclient.ClassConflict, Op: "keep " + a.t.Restore.Target + " drained",
+					Text: "the balancer forgot the drain: " + st.Evidence,
+				}
+				if e := a.beginDrain(); e != nil {
+					return e
+				}
+				p = quick(time.Second)
+				idle, need = 0, 2
+			}
+			if !lbclient.ClassOf(err).Retryable() || time.Since(failing) > retryTimeout || time.Now().After(giveUp) {
+				return balancerFault(err)
+			}
+			a.show(err.Error())
+			if err := a.pause(max(p.next(), settle)); err != nil {
+				return err
+			}
+			continue
+		}
+		failing = time.Time{}
+		if epoch != "" && st.Epoch != epoch {
+			idle, need = 0, 2
+		}
+		epoch = st.Epoch
+		wait := p.next()
+		if st.Stage == lbclient.DrainIdle {
+			a.showRotation(api.RotationOut)
+			if idle++; idle >= need {
+				return nil
+			}
+			wait = settle
+		} else {
+			idle = 0
+			a.show(st.Evidence)
+			if !time.Now().Before(deadline) {
+				return a.drainTimedOut(st)
+			}
+			wait = min(wait, time.Until(deadline))
+		}
+		if err := a.pause(wait); err != nil {
+			return err
+		}
+	}
+}
+
+// drainTimedOut decides what becomes of work that does not end.
+func (a *activation) drainTimedOut(st lbclient.DrainStatus) error {
+	lb := a.balancer()
+	if st.Stage == lbclient.DrainAccepted {
+		return fault.Errorf(api.ReasonBalancerFailed,
+			"cannot drain %s: after %s the balancer still sends it new work: %s", a.t.Restore.Target, lb.DrainTimeout, st.Evidence)
+	}
+	// Going back cannot be given up for the sake of one slow request.
+	if lb.OnDrainTimeout == "proceed" || a.t.Undo != nil {
+		a.Log.Warn("the drain ran out of time; going on", "timeout", lb.DrainTimeout.D(), "evidence", st.Evidence)
+		a.proceed = true
+		return nil
+	}
+	return fault.Errorf(api.ReasonBalancerFailed,
+		"cannot drain %s: work was still in flight after %s (on_drain_timeout: abort): %s", a.t.Restore.Target, lb.DrainTimeout, st.Evidence)
+}
+
+// holdDrain makes sure that the target is still out, immediately before the
+// restart and while a fresh process is not yet proved.
+func (a *activation) holdDrain() error {
+	var st lbclient.DrainStatus
+	err := a.ask(time.Now().Add(retryTimeout), func(ctx context.Context) (err error) {
+		st, err = a.Balancer.DrainStatus(ctx, *a.t.Restore)
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case st.Stage == lbclient.DrainIdle, a.proceed && st.Stage == lbclient.DrainBusy:
+		return nil
+	}
+	return a.drain()
+}
+
+// keepDrained asks again for a drain that the balancer forgot while a process
+// that is not proved yet runs behind it. It does its best: a balancer that
+// fails meanwhile says nothing about the release.
+func (a *activation) keepDrained() {
+	ctx, cancel := a.call()
+	defer cancel()
+	st, err := a.Balancer.DrainStatus(ctx, *a.t.Restore)
+	if err == nil && st.Stage == lbclient.DrainNotAsked {
+		err = a.Balancer.BeginDrain(ctx, *a.t.Restore, a.balancer().MinHealthy)
+	}
+	if err != nil {
+		a.show(err.Error())
+	}
+}
+
+// rejoin puts the target back as it stood and waits until the balancer itself
+// calls it healthy.
+func (a *activation) rejoin() error {
+	timeout := orElse(a.balancer().RejoinTimeout.D(), 60*time.Second)
+	begin := func() error {
+		return a.ask(time.Now().Add(max(timeout, retryTimeout)), func(ctx context.Context) error {
+			return a.Balancer.BeginRejoin(ctx, *a.t.Restore)
+		})
+	}
+	if err := begin(); err != nil {
+		return err
+	}
+	a.begun, a.admitted = false, true
+	if a.t.Undo != nil && a.t.Undo.From == api.StepDrain && !a.t.Restore.WasServing {
+		// Nothing was changed but the drain, and it did not serve before.
+		return nil
+	}
+	deadline := time.Now().Add(timeout)
+	p := quick(500 * time.Millisecond)
+	last := "no answer"
+	for {
+		ctx, cancel := a.call()
+		st, err := a.Balancer.RejoinStatus(ctx, *a.t.Restore)
+		cancel()
+		switch {
+		case err != nil:
+			if a.Work.Err() != nil {
+				return ErrStopped
+			}
+			last = err.Error()
+			if !lbclient.ClassOf(err).Retryable() {
+				return balancerFault(err)
+			}
+		case st.Stage == lbclient.RejoinServing:
+			a.back()
+			a.showRotation(api.RotationIn)
+			return nil
+		case st.Stage == lbclient.RejoinNotAsked:
+			last = st.Evidence
+			if err := begin(); err != nil {
+				return err
+			}
+		default:
+			last = st.Evidence
+		}
+		a.show(last)
+		if !time.Now().Before(deadline) {
+			return fault.Errorf(api.ReasonRejoinTimeout, "cannot rejoin %s: the balancer did not call it healthy in %s: %s",
+				a.t.Restore.Target, timeout, last)
+		}
+		if err := a.pause(p.next()); err != nil {
+			return err
+		}
+	}
+}
+
+// back ends the time out of rotation.
+func (a *activation) back() {
+	if a.t.OutSince != nil {
+		a.t.Out += api.Duration(time.Since(*a.t.OutSince))
+		a.t.OutSince = nil
+	}
+}
+
+// takeSnapshot records how the target stands in its balancer. One that an
+// earlier turn left out stands as it stood before that turn.
+func (a *activation) takeSnapshot() error {
+	if h := a.held; h != nil && h.Server == a.t.Server && samePlace(h.Balancer, a.balancer()) {
+		r := h.Restore
+		a.t.Restore = &r
+		return nil
+	}
+	return a.ask(time.Now().Add(retryTimeout), func(ctx context.Context) error {
+		r, err := a.Balancer.Snapshot(ctx)
+		if err == nil {
+			a.t.Restore = &r
+		}
+		return err
+	})
+}
+
+// samePlace tells whether two settings speak of the same members.
+func samePlace(a, b api.Balancer) bool {
+	return a.Name == b.Name && a.Type == b.Type &&
+		reflect.DeepEqual(a.Endpoints, b.Endpoints) && reflect.DeepEqual(a.Backends, b.Backends)
+}
+
+// heldNow returns what a later turn needs to put the target back, if this one
+// leaves it out of rotation.
+func (a *activation) heldNow() *journal.Held {
+	switch {
+	case a.t.Undo == nil:
+		return nil
+	case a.t.Undo.From == api.StepSnapshot:
+		return a.held // not touched
+	case a.admitted:
+		return nil
+	}
+	return &journal.Held{Server: a.t.Server, Balancer: a.balancer(), Restore: *a.t.Restore}
+}

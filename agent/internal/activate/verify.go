@@ -1,0 +1,254 @@
+package activate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
+	"github.com/lockstep-deploy/lockstep/agent/internal/health"
+	"github.com/lockstep-deploy/lockstep/agent/internal/unit"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+// Proof returns the release that a unit's main process runs from: the one that
+// its executable or its working directory lies in. It is empty when no process
+// runs, when neither lies in a release, and when they contradict each other.
+func Proof(ctx context.Context, units Units, releases Releases, name string) (release string, paths []string, err error) {
+	_, paths, err = units.Runs(ctx, name)
+	if err != nil {
+		return "", nil, err
+	}
+	for _, p := range paths {
+		id, ok := releases.Of(p)
+		switch {
+		case !ok:
+		case release == "":
+			release = id
+		case release != id:
+			return "", paths, nil
+		}
+	}
+	return release, paths, nil
+}
+
+// proves returns nil when the unit's process runs from release.
+func (a *activation) proves(ctx context.Context, release string) error {
+	got, paths, err := Proof(ctx, a.Units, a.Releases, a.t.Spec.Unit)
+	switch {
+	case err != nil:
+		return err
+	case got == release:
+		return nil
+	case got != "":
+		return fault.Errorf(api.ReasonWrongRelease, "%s runs release %s, expected %s", a.t.Spec.Unit, got, release)
+	case len(paths) == 0:
+		return fault.Errorf(api.ReasonStartFailed, "%s has no main process", a.t.Spec.Unit)
+	}
+	return fault.Errorf(api.ReasonWrongRelease,
+		"%s runs from no release, expected %s: neither its executable nor its working directory (%s) lies in one; "+
+			"set WorkingDirectory= of the unit to the app's current directory", a.t.Spec.Unit, release, strings.Join(paths, ", "))
+}
+
+// probe looks at the health of a unit in state st. Without a health check a
+// target is as healthy as its unit is active.
+func (a *activation) probe(ctx context.Context, st unit.Status) health.Probe {
+	if h := a.t.Spec.Health; h.HTTP == "" && h.TCP == "" {
+		return health.Probe{At: time.Now(), OK: st.ActiveState == "active", Text: a.t.Spec.Unit + " is " + st.ActiveState}
+	}
+	return a.Probe.Probe(ctx)
+}
+
+// crashed compares a unit with the invocation that should be running; first is
+// the state that counters are compared with.
+func (a *activation) crashed(st, first unit.Status) error {
+	switch {
+	case st.ActiveState == "failed" || st.ActiveState == "inactive":
+		return fault.Errorf(api.ReasonStartFailed, "%s did not stay up: it is %s (result %s, exit status %d)",
+			a.t.Spec.Unit, st.ActiveState, st.Result, st.ExecMainStatus)
+	case st.NRestarts > first.NRestarts,
+		a.t.Running != "" && st.InvocationID != "" && st.InvocationID != a.t.Running:
+		return fault.Errorf(api.ReasonStartFailed, "%s did not stay up: it ended (exit status %d) and was started again",
+			a.t.Spec.Unit, st.ExecMainStatus)
+	}
+	return nil
+}
+
+// verify waits until the unit proves to run the release and passes its health
+// checks, out of rotation.
+func (a *activation) verify() error {
+	h := a.t.Spec.Health
+	deadline := time.Now().Add(orElse(h.Deadline.D(), 60*time.Second))
+	first, err := a.status()
+	if err != nil {
+		return err
+	}
+	if a.t.Undo != nil && !a.t.Restarted {
+		a.t.Running = first.InvocationID // it was never restarted
+	}
+	p := quick(orElse(h.Interval.D(), time.Second))
+	passes, need := 0, max(h.Passes, 1)
+	last := health.Probe{Text: "no probe yet"}
+	held := time.Now()
+	for st := first; ; {
+		if err := a.crashed(st, first); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithDeadline(a.Work, deadline)
+		if last = a.probe(ctx, st); last.OK {
+			passes++
+		} else {
+			passes = 0
+		}
+		cancel()
+		if a.Work.Err() != nil {
+			return ErrStopped
+		}
+		if passes >= need && st.ActiveState == "active" {
+			break
+		}
+		if !time.Now().Before(deadline) {
+			a.showHealth(api.Unhealthy)
+			return a.unhealthy(h, st, passes, need, last)
+		}
+		a.show(fmt.Sprintf("%d of %d passes: %s", passes, need, last.Text))
+		wait := p.next()
+		if last.OK && h.Interval > 0 {
+			wait = h.Interval.D()
+		}
+		if err := a.pause(min(wait, time.Until(deadline))); err != nil {
+			return err
+		}
+		if time.Since(held) > time.Second {
+			a.keepDrained()
+			held = time.Now()
+		}
+		if st, err = a.status(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := a.call()
+	defer cancel()
+	if err := a.proves(ctx, a.wants()); err != nil {
+		if a.Work.Err() != nil {
+			return ErrStopped
+		}
+		return err
+	}
+	// Once more, for a process that answered and fell over.
+	st, err := a.status()
+	if err != nil {
+		return err
+	}
+	if err := a.crashed(st, first); err != nil {
+		return err
+	}
+	a.t.Running = st.InvocationID
+	a.showHealth(api.Healthy)
+	return nil
+}
+
+func (a *activation) unhealthy(h api.HealthCheck, st unit.Status, passes, need int, last health.Probe) error {
+	if st.ActiveState != "active" {
+		return fault.Errorf(api.ReasonStartFailed, "%s is still %s after %s", a.t.Spec.Unit, st.ActiveState, h.Deadline)
+	}
+	return fault.Errorf(api.ReasonUnhealthy, "release %s is not healthy after %s: last probe %s, %d of %d passes",
+		a.wants(), h.Deadline, last.Text, passes, need)
+}
+
+// soak watches the target in rotation for a while.
+func (a *activation) soak() error {
+	h := a.t.Spec.Health
+	interval := orElse(h.Interval.D(), time.Second)
+	tolerate := max(h.Failures, 1)
+	end := a.t.Since.Add(a.t.Soak.D())
+	// A look at the balancer that brings nothing is not held against anybody
+	// for this long.
+	var blind time.Time
+	failures, out := 0, 0
+	first, err := a.status()
+	if err != nil {
+		return err
+	}
+	for st := first; ; {
+		if err := a.crashed(st, first); err != nil {
+			return soakFailed(err)
+		}
+		ctx, cancel := a.call()
+		p := a.probe(ctx, st)
+		rejoined, err := a.Balancer.RejoinStatus(ctx, *a.t.Restore)
+		cancel()
+		if a.Work.Err() != nil {
+			return ErrStopped
+		}
+		if p.OK {
+			failures = 0
+		} else if failures++; failures >= tolerate {
+			a.showHealth(api.Unhealthy)
+			return soakFailed(fmt.Errorf("%d probes in a row failed: %s", failures, p.Text))
+		}
+		in := err == nil && rejoined.Stage == lbclient.RejoinServing
+		switch {
+		case in:
+			out, blind = 0, time.Time{}
+		case err != nil:
+			if blind.IsZero() {
+				blind = time.Now()
+			}
+			if !lbclient.ClassOf(err).Retryable() || time.Since(blind) > retryTimeout {
+				return balancerFault(err)
+			}
+			a.show(err.Error())
+		default:
+			if out++; out >= tolerate {
+				return a.leftRotation(rejoined)
+			}
+			a.show(rejoined.Evidence)
+		}
+		left := time.Until(end)
+		if left <= 0 && in && p.OK {
+			break
+		}
+		if left < -retryTimeout {
+			return soakFailed(fmt.Errorf("at the end of the soak it was not seen healthy and in rotation at once for %s", retryTimeout))
+		}
+		if left > 0 {
+			interval = min(interval, left)
+		}
+		if err := a.pause(interval); err != nil {
+			return err
+		}
+		interval = orElse(h.Interval.D(), time.Second)
+		if st, err = a.status(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := a.call()
+	defer cancel()
+	if err := a.proves(ctx, a.t.Release); err != nil {
+		if a.Work.Err() != nil {
+			return ErrStopped
+		}
+		return soakFailed(err)
+	}
+	return nil
+}
+
+// soakFailed blames the release, unless err is about the node.
+func soakFailed(err error) error {
+	if fault.ReasonOf(err) == api.ReasonSystemd {
+		return err
+	}
+	return fault.New(api.ReasonSoakFailed, fmt.Errorf("it did not last in rotation: %w", err))
+}
+
+// leftRotation tells a balancer that finds the target bad from another hand.
+func (a *activation) leftRotation(st lbclient.RejoinStatus) error {
+	if st.Stage == lbclient.RejoinNotAsked {
+		return fault.Errorf(api.ReasonBalancerRefused, "%s was taken out of rotation by another hand while soaking: %s",
+			a.t.Restore.Target, st.Evidence)
+	}
+	return soakFailed(fmt.Errorf("the balancer no longer calls it healthy: %s", st.Evidence))
+}

@@ -1,0 +1,496 @@
+package activate_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
+	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
+	"github.com/lockstep-deploy/lockstep/agent/internal/health"
+	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
+	"github.com/lockstep-deploy/lockstep/agent/internal/unit"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+const (
+	goal, fallback = "new-1", "old-1"
+	unitName       = "app.service"
+	server         = "web1"
+	passes         = 2
+)
+
+// app is how a release behaves once it is started.
+type app struct {
+	NoStart bool          // the unit does not come up
+	Sick    bool          // never passes a health check
+	Boot    time.Duration // until it answers
+	DiesIn  time.Duration // crashes and is started again, for ever
+	Strays  bool          // runs from somewhere else
+}
+
+// scenario is a made world and what happens in it.
+type scenario struct {
+	Apps       map[string]app
+	Fallback   string
+	First      bool // nothing runs, and the balancer finds the member down
+	Soak       time.Duration
+	MinHealthy int
+	Others     int // other healthy members
+
+	DrainTakes  time.Duration
+	DrainHangs  bool
+	OnTimeout   string
+	Refuses     bool // foreign maintenance: no snapshot
+	RejoinStuck bool // the balancer never calls the goal healthy
+	Flaky       int  // every n-th call to the balancer fails in passing
+	ForgetAt    int  // the balancer is reloaded at its n-th look, and forgets
+	SwitchFails bool
+	Missing     bool // the goal is not prepared
+	Forbidden   bool
+	DiskFull    int // the n-th write to the journal fails
+
+	RevokeAt time.Duration // 0: never
+}
+
+// crash is what the process dies of in the middle of an operation.
+type crash struct{}
+
+// world outlives the processes that work on it: disk, unit, balancer.
+type world struct {
+	s scenario
+
+	// disk
+	doc     []byte
+	current string
+	held    *journal.Held
+	results []api.Outcome
+
+	// unit
+	running    string
+	invocation int
+	started    time.Time
+	active     bool
+	nrestarts  int
+
+	// balancer
+	drained bool
+	asked   time.Time // when drained
+	epoch   int
+	looks   int
+	calls   int
+
+	passed   int  // health passes since the last start
+	touched  bool // restarted since the last drain began
+	restarts int
+
+	writes  int
+	ops     int
+	trace   []string // what each operation was, and in which journaled step
+	step    string
+	dieAt   map[int]bool // operations in which the process dies
+	dieLate bool         // after the effect instead of before
+	broken  []string     // promises seen broken
+}
+
+func newWorld(s scenario) *world {
+	w := &world{s: s, active: !s.First, dieAt: map[int]bool{}}
+	if !s.First {
+		w.running, w.current, w.invocation = fallback, fallback, 1
+		w.started = time.Now().Add(-time.Hour)
+	}
+	return w
+}
+
+func (w *world) violate(format string, a ...any) {
+	w.broken = append(w.broken, fmt.Sprintf(format, a...))
+}
+
+// op is one operation at the edge of the process; effect changes the world.
+func (w *world) op(name string, effect func()) {
+	w.ops++
+	w.trace = append(w.trace, name+" in "+w.step)
+	die := w.dieAt[w.ops]
+	if die && !w.dieLate {
+		panic(crash{})
+	}
+	effect()
+	if die {
+		panic(crash{})
+	}
+}
+
+func (w *world) release() app { return w.s.Apps[w.running] }
+
+// live brings the unit up to now: what dies is started again by systemd.
+func (w *world) live() {
+	d := w.release().DiesIn
+	for w.active && d > 0 && time.Since(w.started) > d {
+		w.started = w.started.Add(d)
+		w.invocation++
+		w.nrestarts++
+		w.passed = 0
+		if w.current != w.running {
+			w.running = w.current
+			d = w.release().DiesIn
+		}
+	}
+}
+
+func (w *world) healthy() bool {
+	w.live()
+	return w.active && !w.release().Sick && time.Since(w.started) >= w.release().Boot
+}
+
+// serving is the balancer's own view.
+func (w *world) serving() bool {
+	return !w.drained && w.healthy() && !(w.s.RejoinStuck && w.running == goal)
+}
+
+// Units.
+
+func (w *world) status() unit.Status {
+	w.live()
+	st := unit.Status{ActiveState: "inactive", InvocationID: fmt.Sprint(w.invocation), NRestarts: w.nrestarts}
+	if w.active {
+		st.ActiveState = "active"
+	}
+	return st
+}
+
+type units struct{ *world }
+
+func (u units) Status(context.Context, string) (st unit.Status, err error) {
+	u.op("units.Status", func() { st = u.status() })
+	return st, nil
+}
+
+func (u units) Restart(ctx context.Context, _ string) (st unit.Status, err error) {
+	u.op("units.Restart", func() {
+		if !u.drained {
+			u.violate("restarted while the balancer may send it work")
+		}
+		u.restarts++
+		u.touched, u.passed = true, 0
+		u.running, u.active, u.started, u.nrestarts = u.current, true, time.Now(), 0
+		u.invocation++
+		if u.release().NoStart {
+			u.active = false
+			err = fault.Errorf(api.ReasonStartFailed, "exit status 1")
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+		st = u.status()
+	})
+	return st, err
+}
+
+func (u units) Runs(context.Context, string) (pid int, paths []string, err error) {
+	u.op("units.Runs", func() {
+		u.live()
+		switch {
+		case !u.active:
+		case u.release().Strays:
+			pid, paths = 7, []string{"/usr/bin/python3", "/"}
+		default:
+			pid, paths = 7, []string{"/usr/bin/python3", "/rel/" + u.running}
+		}
+	})
+	return pid, paths, nil
+}
+
+// Releases.
+
+type releases struct{ *world }
+
+func (r releases) Present() (ids []string, err error) {
+	r.op("releases.Present", func() {
+		if !r.s.Missing {
+			ids = append(ids, goal)
+		}
+		if r.s.Fallback != "" {
+			ids = append(ids, fallback)
+		}
+	})
+	return ids, nil
+}
+
+func (r releases) Current() (id string, err error) {
+	r.op("releases.Current", func() { id = r.current })
+	return id, nil
+}
+
+func (r releases) Switch(id string) (err error) {
+	r.op("releases.Switch", func() {
+		if r.s.SwitchFails && id == goal {
+			err = errors.New("read-only file system")
+			return
+		}
+		r.current = id
+	})
+	return err
+}
+
+func (r releases) Of(path string) (string, bool) {
+	id, ok := "", false
+	if _, err := fmt.Sscanf(path, "/rel/%s", &id); err == nil {
+		ok = true
+	}
+	return id, ok
+}
+
+// Balancer.
+
+type balancer struct{ *world }
+
+var _ lbclient.Provider = balancer{}
+
+func (b balancer) call(name string, f func() error) (err error) {
+	b.op(name, func() {
+		b.calls++
+		if b.s.Flaky > 0 && b.calls%b.s.Flaky == 0 {
+			err = &lbclient.Error{Class: lbclient.ClassTransient, Op: "ask", Text: "no answer"}
+			return
+		}
+		err = f()
+	})
+	return err
+}
+
+func (b balancer) Preflight(context.Context) error { return nil }
+func (b balancer) Close() error                    { return nil }
+
+func (b balancer) Observe(context.Context) (p lbclient.Pool, err error) {
+	err = b.call("balancer.Observe", func() error {
+		m := lbclient.Member{Name: server, Phase: lbclient.PhaseUnhealthy}
+		if b.drained {
+			m.Phase = lbclient.PhaseDraining
+		} else if b.serving() {
+			m.Phase = lbclient.PhaseServing
+		}
+		p = lbclient.Pool{Members: []lbclient.Member{m}}
+		return nil
+	})
+	return p, err
+}
+
+func (b balancer) Snapshot(context.Context) (r lbclient.Restore, err error) {
+	err = b.call("balancer.Snapshot", func() error {
+		if b.s.Refuses {
+			return &lbclient.Error{Class: lbclient.ClassUnsafe, Op: "snapshot", Text: "in maintenance by another hand"}
+		}
+		r = lbclient.Restore{Provider: "world", Target: server, Version: 1, WasServing: b.serving()}
+		return nil
+	})
+	return r, err
+}
+
+func (b balancer) BeginDrain(_ context.Context, r lbclient.Restore, minHealthy int) error {
+	return b.call("balancer.BeginDrain", func() error {
+		if b.serving() && b.s.Others < minHealthy {
+			return &lbclient.Error{Class: lbclient.ClassUnsafe, Op: "drain", Text: "too few others"}
+		}
+		if !b.saved() {
+			b.violate("drained before the snapshot was on disk")
+		}
+		if !b.drained {
+			b.asked = time.Now()
+			b.touched = false
+		}
+		b.drained = true
+		return nil
+	})
+}
+
+// saved tells whether the journal could put the target back.
+func (b balancer) saved() bool {
+	d, err := journal.Decode("app", b.doc)
+	return err == nil && d.Targets[server].Turn.Restore != nil
+}
+
+func (b balancer) DrainStatus(context.Context, lbclient.Restore) (st lbclient.DrainStatus, err error) {
+	err = b.call("balancer.DrainStatus", func() error {
+		b.looks++
+		if b.s.ForgetAt > 0 && b.looks == b.s.ForgetAt {
+			b.drained = false
+			b.epoch++
+		}
+		st = lbclient.DrainStatus{Epoch: fmt.Sprint(b.epoch), Stage: lbclient.DrainBusy, Evidence: "1 request"}
+		switch {
+		case !b.drained:
+			st.Stage = lbclient.DrainNotAsked
+		case !b.s.DrainHangs && time.Since(b.asked) >= b.s.DrainTakes:
+			st.Stage = lbclient.DrainIdle
+		}
+		return nil
+	})
+	return st, err
+}
+
+func (b balancer) BeginRejoin(context.Context, lbclient.Restore) error {
+	return b.call("balancer.BeginRejoin", func() error {
+		want := goal
+		if t := b.turn(); t != nil && t.Undo != nil {
+			want = t.Fallback
+		}
+		if b.touched && b.drained && (b.running != want || b.passed < passes) {
+			b.violate("rejoined on %q after %d passes, before %q was verified", b.running, b.passed, want)
+		}
+		b.drained = false
+		return nil
+	})
+}
+
+func (b balancer) turn() *journal.Turn {
+	d, err := journal.Decode("app", b.doc)
+	if err != nil {
+		return nil
+	}
+	return d.Targets[server].Turn
+}
+
+func (b balancer) RejoinStatus(context.Context, lbclient.Restore) (st lbclient.RejoinStatus, err error) {
+	err = b.call("balancer.RejoinStatus", func() error {
+		st = lbclient.RejoinStatus{Stage: lbclient.RejoinUnhealthy, Evidence: "L7STS"}
+		switch {
+		case b.drained:
+			st.Stage = lbclient.RejoinNotAsked
+		case b.serving():
+			st.Stage = lbclient.RejoinServing
+		}
+		return nil
+	})
+	return st, err
+}
+
+// Health.
+
+type prober struct{ *world }
+
+func (p prober) Probe(context.Context) (out health.Probe) {
+	p.op("prober.Probe", func() {
+		out = health.Probe{OK: p.healthy(), Text: "200"}
+		if out.OK {
+			p.passed++
+		} else {
+			out.Text, p.passed = "connection refused", 0
+		}
+	})
+	return out
+}
+
+// Journal.
+
+type disk struct{ *world }
+
+func (d disk) write(change func(*journal.Target)) error {
+	doc, err := journal.Decode("app", d.doc)
+	if err != nil {
+		return err
+	}
+	change(doc.Targets[server])
+	b, err := journal.Encode(doc)
+	if err != nil {
+		return err
+	}
+	if _, err := journal.Decode("app", b); err != nil {
+		return err
+	}
+	d.op("disk.write", func() {
+		d.writes++
+		if d.s.DiskFull == d.writes {
+			err = errors.New("no space left on device")
+			return
+		}
+		d.doc = b
+		if t := doc.Targets[server].Turn; t != nil {
+			d.step = fmt.Sprintf("%s (undo: %v)", t.Step, t.Undo != nil)
+		}
+	})
+	return err
+}
+
+func (d disk) Save(t *journal.Turn) error {
+	return d.write(func(e *journal.Target) { c := *t; e.Turn = &c })
+}
+
+func (d disk) Finish(o api.Outcome, held *journal.Held) error {
+	before := d.doc
+	// Counted by what reached the disk, also when the process dies of it.
+	defer func() {
+		if string(before) != string(d.doc) {
+			d.results = append(d.results, o)
+			d.held = held
+		}
+	}()
+	return d.write(func(e *journal.Target) { e.Turn, e.Outcome, e.Held = nil, &o, held })
+}
+
+// Processes.
+
+func (w *world) deps(stop, work context.Context, revoked <-chan struct{}) activate.Deps {
+	return activate.Deps{
+		Units: units{w}, Releases: releases{w}, Balancer: balancer{w}, Probe: prober{w}, Journal: disk{w},
+		MayRestart: func(string) bool { return !w.s.Forbidden },
+		Log:        slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Stop:       stop, Work: work, Revoked: revoked,
+	}
+}
+
+func (w *world) newTurn(number uint64) journal.Turn {
+	return journal.Turn{
+		Number: number, Release: goal, Fallback: w.s.Fallback, Server: server, Soak: api.Duration(w.s.Soak),
+		Step: api.StepSnapshot, Since: time.Now(),
+		Spec: api.Spec{
+			Unit: unitName, RestartTimeout: api.Duration(20 * time.Second),
+			Health: api.HealthCheck{
+				HTTP: "http://127.0.0.1/", Interval: api.Duration(200 * time.Millisecond), Timeout: api.Duration(time.Second),
+				Passes: passes, Failures: 2, Deadline: api.Duration(10 * time.Second),
+			},
+			Balancer: &api.Balancer{
+				Name: "lb", Type: "world", MinHealthy: w.s.MinHealthy, OnDrainTimeout: w.s.OnTimeout,
+				DrainTimeout: api.Duration(5 * time.Second), RejoinTimeout: api.Duration(10 * time.Second),
+			},
+		},
+	}
+}
+
+// begin puts a new turn into the journal, as the reconcile loop does.
+func (w *world) begin(number uint64) {
+	t := w.newTurn(number)
+	doc := &journal.Doc{Version: journal.Version, App: "app", Targets: map[string]*journal.Target{server: {Turn: &t, Held: w.held}}}
+	b, err := journal.Encode(doc)
+	if err != nil {
+		panic(err)
+	}
+	w.doc = b
+}
+
+// process works on what the journal holds until it finishes, stops, or dies.
+func (w *world) process(first bool, stop, work context.Context, revoked <-chan struct{}) (err error, died bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(crash); !ok {
+				panic(r)
+			}
+			died = true
+		}
+	}()
+	doc, err := journal.Decode("app", w.doc)
+	if err != nil {
+		return err, false
+	}
+	e := doc.Targets[server]
+	if e.Turn == nil {
+		return nil, false
+	}
+	d := w.deps(stop, work, revoked)
+	if first {
+		return activate.Begin(d, *e.Turn, e.Held), false
+	}
+	return activate.Resume(d, *e.Turn, e.Held), false
+}
