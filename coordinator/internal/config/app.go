@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -181,11 +182,11 @@ func (v value) health() api.HealthCheck {
 	case hasHTTP == hasTCP:
 		v.fail("expected one of http and tcp; write %s", writeHealth)
 	case hasHTTP:
-		if h.HTTP, ok = web.text("http://127.0.0.1:8080/healthz"); ok && !isWebURL(h.HTTP) {
+		if h.HTTP, ok = web.text("http://127.0.0.1:8080/healthz"); ok && !isWebURL(withAddress(h.HTTP, defaultAddress)) {
 			web.fail("expected an http or https URL without user or fragment; write http://127.0.0.1:8080/healthz")
 		}
 	case hasTCP:
-		if h.TCP, ok = tcp.text("127.0.0.1:8080"); ok && !isHostPort(h.TCP, false) {
+		if h.TCP, ok = tcp.text("127.0.0.1:8080"); ok && !isHostPort(withAddress(h.TCP, defaultAddress), false) {
 			tcp.fail("expected host:port, got %s; write 127.0.0.1:8080", quoted(h.TCP))
 		}
 	}
@@ -199,6 +200,23 @@ func (v value) health() api.HealthCheck {
 		d.fail("%d passes, one every %s, take longer than the deadline of %s; write more than %s", h.Passes, short(h.Interval.D()), short(h.Deadline.D()), short(least))
 	}
 	return h
+}
+
+// withAddress puts a node's address in the place of "{address}", in brackets
+// where it is an IPv6 one.
+func withAddress(s, address string) string {
+	if ip, err := netip.ParseAddr(address); err == nil && ip.Is6() {
+		address = "[" + address + "]"
+	}
+	return strings.ReplaceAll(s, "{address}", address)
+}
+
+// isHost tells whether s is an IP address or a host name.
+func isHost(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return true
+	}
+	return isHostPort(s+":1", false)
 }
 
 func isWebURL(s string) bool {

@@ -35,7 +35,7 @@ func (f *Fleet) Defaults() []byte {
 
 	w.open("nodes")
 	for _, n := range f.Nodes {
-		w.put(plain(n.Name), "{token: "+n.Token.written()+"}")
+		w.put(plain(n.Name), "{address: "+plain(n.Address)+", token: "+n.Token.written()+"}")
 	}
 	w.close()
 

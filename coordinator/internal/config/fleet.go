@@ -45,6 +45,9 @@ type GitHub struct {
 type Node struct {
 	Name  string
 	Token Secret // that its agent shows; no two nodes share one
+	// Address is where the node's apps listen, for its own agent. It stands for
+	// "{address}" in health checks.
+	Address string
 }
 
 // Balancer is a load balancer; the targets behind it are one pool.

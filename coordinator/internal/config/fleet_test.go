@@ -41,7 +41,7 @@ func TestSpec(t *testing.T) {
 		Unit:           "shop.service",
 		RestartTimeout: api.Duration(90 * time.Second),
 		Health: api.HealthCheck{
-			TCP: "127.0.0.1:8080", Interval: api.Duration(500 * time.Millisecond), Timeout: api.Duration(time.Second),
+			TCP: "[fd00::11]:8080", Interval: api.Duration(500 * time.Millisecond), Timeout: api.Duration(time.Second),
 			Passes: 5, Failures: 2, Deadline: api.Duration(20 * time.Minute),
 		},
 		Balancer: &api.Balancer{
@@ -50,10 +50,10 @@ func TestSpec(t *testing.T) {
 			OnDrainTimeout: "abort", RejoinTimeout: api.Duration(2 * time.Minute),
 		},
 	}
-	if got := shop.Spec(); !reflect.DeepEqual(got, want) {
+	if got := shop.Spec(f.Node("web1")); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, expected %+v", got, want)
 	}
-	if s := worker.Spec(); s.Balancer != nil || s.Health.HTTP != "" || s.Health.TCP != "" || s.Health.Deadline != api.Duration(5*time.Minute) {
+	if s := worker.Spec(f.Node("web1")); s.Balancer != nil || s.Health.HTTP != "" || s.Health.TCP != "" || s.Health.Deadline != api.Duration(5*time.Minute) {
 		t.Errorf("an app without balancer and checks: %+v", s)
 	}
 	if got := shop.Recipe(); len(got.Build) != 2 || got.Env["VERSION"] != "1.10" || got.Env["CGO_ENABLED"] != "0" || got.Timeout != api.Duration(time.Hour) {
@@ -71,7 +71,7 @@ func TestReleaseID(t *testing.T) {
 	const sha = "9c3e5a7f10d2b4868a6c4e2f0d1b3957799bbddf"
 	r := api.Recipe{Build: []string{"make"}, Env: map[string]string{"A": "1", "B": "2"}, Timeout: api.Duration(time.Minute)}
 	// Directories on nodes are named so: a change would rebuild every release.
-	if got := ReleaseID(sha, r); got != "9c3e5a7f10d2-167687" {
+	if got := ReleaseID(sha, r); got != "9c3e5a7f10d2-c25cb1" {
 		t.Errorf("got %s", got)
 	}
 	same := r
@@ -95,7 +95,8 @@ func TestReleaseID(t *testing.T) {
 }
 
 func TestRevision(t *testing.T) {
-	first := loadFull(t).App("shop").Revision()
+	full := loadFull(t)
+	first := full.Revision(full.App("shop"))
 	for name, c := range map[string]struct {
 		change  func(*App)
 		another bool
@@ -111,11 +112,16 @@ func TestRevision(t *testing.T) {
 		"retries":       {func(a *App) { a.Retries++ }, false},
 		"branch":        {func(a *App) { a.Branch = "other" }, false},
 	} {
-		a := loadFull(t).App("shop")
+		f := loadFull(t)
+		a := f.App("shop")
 		c.change(a)
-		if (a.Revision() != first) != c.another {
-			t.Errorf("%s: another revision is %v, expected %v", name, a.Revision() != first, c.another)
+		if got := f.Revision(a); (got != first) != c.another {
+			t.Errorf("%s: another revision is %v, expected %v", name, got != first, c.another)
 		}
+	}
+	full.Node("web1").Address = "10.0.0.99"
+	if full.Revision(full.App("shop")) == first {
+		t.Error("the agent of a node that moved is not told")
 	}
 }
 

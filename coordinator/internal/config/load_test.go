@@ -168,7 +168,7 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("another fleet after a round trip:\n%s\n%s", fleet.Defaults(), again.Defaults())
 		}
 		for i, a := range fleet.Apps {
-			if a.Revision() != again.Apps[i].Revision() || ReleaseID("", a.Recipe()) != ReleaseID("", again.Apps[i].Recipe()) {
+			if fleet.Revision(a) != again.Revision(again.Apps[i]) || ReleaseID("", a.Recipe()) != ReleaseID("", again.Apps[i].Recipe()) {
 				t.Errorf("app %s is another after a round trip", a.Name)
 			}
 		}

@@ -16,6 +16,7 @@ const (
 	defaultMirrors    = "/var/lib/lockstep/mirrors"
 	defaultAdminToken = "/etc/lockstep/admin-token"
 	defaultTokens     = "/etc/lockstep/tokens/"
+	defaultAddress    = "127.0.0.1"
 )
 
 // loader fills a fleet, and remembers where its parts are in the file for what
@@ -123,13 +124,18 @@ func (l *loader) readGitHub(root object) {
 }
 
 func (l *loader) readNode(name string, v value) {
-	n := &Node{Name: name}
+	n := &Node{Name: name, Address: defaultAddress}
 	l.fleet.Nodes = append(l.fleet.Nodes, n)
 	o := object{value: v}
 	if !v.isNull() {
 		var ok bool
-		if o, ok = v.object("{}", "token"); !ok {
+		if o, ok = v.object("{}", "address", "token"); !ok {
 			return
+		}
+	}
+	if v, ok := o.get("address"); ok {
+		if n.Address, ok = v.text("10.0.0.11"); ok && !isHost(n.Address) {
+			v.fail("expected an IP address or a host name, without a port; write 10.0.0.11")
 		}
 	}
 	v, ok := o.get("token")

@@ -13,9 +13,11 @@ func (a *App) Recipe() api.Recipe {
 	return api.Recipe{Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout)}
 }
 
-// Spec is how the app runs on its nodes, whatever the release.
-func (a *App) Spec() api.Spec {
+// Spec is how the app runs on a node, whatever the release.
+func (a *App) Spec(n *Node) api.Spec {
 	s := api.Spec{Repo: a.Repo, Unit: a.Unit, RestartTimeout: api.Duration(a.RestartTimeout), Health: a.Health}
+	s.Health.HTTP = withAddress(s.Health.HTTP, n.Address)
+	s.Health.TCP = withAddress(s.Health.TCP, n.Address)
 	if b := a.Balancer; b != nil {
 		s.Balancer = &api.Balancer{
 			Name:           b.Name,
@@ -41,23 +43,25 @@ func (a *App) Server(node string) string {
 }
 
 // Revision changes exactly when the app's agents must be told something new
-// that no release brings: the spec, the names of servers, or how many releases
-// to keep.
-func (a *App) Revision() string {
-	servers := map[string]string{}
+// that no release brings: a spec, the name of a server, or how many releases to
+// keep.
+func (f *Fleet) Revision(a *App) string {
+	specs, servers := map[string]api.Spec{}, map[string]string{}
 	for _, n := range a.Nodes {
-		servers[n] = a.Server(n)
+		specs[n], servers[n] = a.Spec(f.Node(n)), a.Server(n)
 	}
 	return digest(struct {
-		Spec         api.Spec
+		Specs        map[string]api.Spec
 		Servers      map[string]string
 		KeepReleases int
-	}{a.Spec(), servers, a.KeepReleases}, 12)
+	}{specs, servers, a.KeepReleases}, 12)
 }
 
 // ReleaseID is the id of the release that a recipe makes of a commit: the first
-// 12 digits of each full SHA, and 6 that stand for the recipe.
+// 12 digits of each full SHA, and 6 that stand for the recipe. How long the
+// build may take makes no other release.
 func ReleaseID(sha string, r api.Recipe) string {
+	r.Timeout = 0
 	return sha[:min(12, len(sha))] + "-" + digest(r, 6)
 }
 
