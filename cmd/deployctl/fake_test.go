@@ -42,6 +42,7 @@ type fake struct {
 	fault    func(http.ResponseWriter) bool
 	calls    []string      // actions, with their bodies
 	idle     chan struct{} // closed when the script is over and a call is held
+	idleOnce sync.Once
 }
 
 func newFake(t *testing.T) *fake {
@@ -127,7 +128,7 @@ func (f *fake) advance(r *http.Request) {
 		step(f)
 		return
 	}
-	close(f.idle)
+	f.idleOnce.Do(func() { close(f.idle) })
 	f.mu.Unlock()
 	<-r.Context().Done()
 	f.mu.Lock()

@@ -123,6 +123,22 @@ func TestProgressOfMoreTargetsThanLines(t *testing.T) {
 	}
 	compare(t, "screen-small", strings.Join(s.lines, "\n")+"\n")
 
+	// When even those are too many, the cursor must still find its way back.
+	for i := range r.Targets {
+		phase(i, "quarantined", "")(&r)
+	}
+	s = &screen{columns: 60, height: 8}
+	v = &screenView{term: s, now: func() time.Time { return noon }}
+	for range 2 {
+		if err := v.news(api.EventPage{Rollout: r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, fault := range s.faults {
+		t.Error(fault)
+	}
+	mustSay(t, strings.Join(s.lines, "\n"), "web4 ", "… 35 more")
+
 	for height := range 4 { // absurdly small must not break it either
 		s := &screen{columns: 3, height: height + 1}
 		v := &screenView{term: s, now: func() time.Time { return noon }}
