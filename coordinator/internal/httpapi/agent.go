@@ -1,0 +1,108 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/runner"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/store"
+)
+
+func (s *server) sync(w http.ResponseWriter, r *http.Request) {
+	var req api.SyncRequest
+	if err := read(w, r, api.MaxSyncBytes, &req); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	node := nodeOf(r.Context())
+	if req.Node != node {
+		s.fail(w, r, &api.Error{Kind: api.ErrorForbidden, Text: fmt.Sprintf("the token belongs to node %s, but the agent calls itself %q; set name: %s in agent.yaml or give it its own token", node, req.Node, node)})
+		return
+	}
+	wait := api.LongPoll
+	if !req.Wait {
+		wait = 0
+	}
+	placements, err := s.Runner.Sync(r.Context(), node, &req, wait)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	resp := api.SyncResponse{Assignments: make([]api.Assignment, 0, len(placements))}
+	for _, p := range placements {
+		a, err := s.assignment(r.Context(), node, p)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		resp.Assignments = append(resp.Assignments, a)
+	}
+	s.answer(w, http.StatusOK, resp)
+}
+
+// assignment joins what the engine wants with the app's configuration and the
+// releases that it names.
+func (s *server) assignment(ctx context.Context, node string, p runner.Placement) (api.Assignment, error) {
+	app := s.apps[p.App]
+	place := app.Places[node]
+	a := api.Assignment{
+		App: p.App, Generation: p.Generation, Spec: place.Spec, KeepReleases: app.KeepReleases,
+		Rollout: string(p.Wanted.Rollout), Keep: []string{}, Releases: []api.Release{}, Targets: []api.Goal{},
+	}
+	for _, id := range p.Wanted.Keep {
+		a.Keep = append(a.Keep, string(id))
+	}
+	named := a.Keep
+	if p.Wanted.Prepare != "" {
+		a.Prepare = &api.Prepare{Release: string(p.Wanted.Prepare), Attempt: p.Wanted.Attempt}
+		named = append(named[:len(named):len(named)], a.Prepare.Release)
+	}
+	for _, t := range p.Wanted.Targets {
+		a.Targets = append(a.Targets, api.Goal{
+			Target: string(t.Target), Server: place.Server,
+			Release: string(t.Release), Fallback: string(t.Fallback), Turn: t.Turn, Soak: api.Duration(t.Soak),
+		})
+	}
+	if len(named) == 0 {
+		return a, nil
+	}
+	rels, err := s.Store.Releases(ctx, p.App, named...)
+	if err != nil {
+		return a, fmt.Errorf("cannot read the releases of %s: %w", p.App, err)
+	}
+	for _, rel := range rels {
+		a.Releases = append(a.Releases, apiRelease(rel))
+	}
+	return a, nil
+}
+
+func apiRelease(r store.Release) api.Release {
+	return api.Release{ID: r.ID, SHA: r.SHA, Subject: r.Subject, Recipe: r.Recipe}
+}
+
+func (s *server) appendLogs(w http.ResponseWriter, r *http.Request) {
+	var req api.LogRequest
+	if err := read(w, r, api.MaxSyncBytes, &req); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	node := nodeOf(r.Context())
+	if req.Node != node {
+		s.fail(w, r, &api.Error{Kind: api.ErrorForbidden, Text: fmt.Sprintf("the token belongs to node %s, not to %q", node, req.Node)})
+		return
+	}
+	for _, c := range req.Chunks {
+		if len(c.Data) > api.MaxLogChunk {
+			s.fail(w, r, &api.Error{Kind: api.ErrorTooLarge, Text: fmt.Sprintf("log chunk %d of %s is larger than %d bytes", c.Number, c.Step, api.MaxLogChunk)})
+			return
+		}
+	}
+	if err := s.Store.AppendLogs(r.Context(), node, req.Chunks); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.logs.Ring()
+	w.WriteHeader(http.StatusNoContent)
+}

@@ -1,0 +1,94 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
+)
+
+// plan tells what a deploy would do, by stepping a copy of the pool with the
+// request: what it shows is what the engine would do.
+func (s *server) plan(w http.ResponseWriter, r *http.Request) {
+	app := chi.URLParam(r, "app")
+	v, err := s.view(r.Context(), app)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	req, commit, err := s.Trigger.Preview(r.Context(), app, r.URL.Query().Get("ref"))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	req.At, req.By = time.Now().UTC(), "plan"
+	p := api.Plan{
+		App: app, Build: s.apps[app].Recipe.Build, Steps: []api.PlanStep{},
+		Release: api.ReleaseRef{ID: string(req.Release.ID), SHA: commit.SHA, Subject: commit.Subject, Committed: instant(commit.Committed)},
+		From:    v.release(v.app.Current),
+	}
+	next, _, err := rollout.Step(v.state, req)
+	var refused *rollout.Refused
+	if errors.As(err, &refused) {
+		p.Refused = refused.Text
+		s.answer(w, http.StatusOK, p)
+		return
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	a := next.App(app)
+	ro := a.Live
+	if a.Waiting != nil {
+		ro = a.Waiting
+		p.Notes = append(p.Notes, fmt.Sprintf("it would wait for %s, which is %s", a.Live.ID, a.Live.Status))
+	}
+	if l := v.app.Live; l != nil && (a.Live == nil || a.Live.ID != l.ID) {
+		p.Notes = append(p.Notes, fmt.Sprintf("it would take the place of %s, which has not touched anything", l.ID))
+	}
+	if rel := v.app.Release(req.Release.ID); rel != nil && rel.Bad != nil {
+		p.Notes = append(p.Notes, fmt.Sprintf("the release is marked bad (%s); deploying it clears the mark", rel.Bad.Text))
+	}
+	if ro.From != "" {
+		p.Notes = append(p.Notes, fmt.Sprintf("if it fails, every target returns to %s", v.short(ro.From)))
+	} else {
+		p.Notes = append(p.Notes, "there is no stable release to return to if it fails")
+	}
+	if h := v.app.Hold; h != nil {
+		p.Notes = append(p.Notes, fmt.Sprintf("automation is on hold by %s (%s); a person's deploy goes ahead", h.By, h.Reason))
+	}
+	for _, id := range ro.Order {
+		p.Steps = append(p.Steps, s.planStep(v, a, id, req.Release.ID))
+	}
+	s.answer(w, http.StatusOK, p)
+}
+
+func (s *server) planStep(v *view, a *rollout.App, id rollout.TargetID, release rollout.ReleaseID) api.PlanStep {
+	t := v.state.Target(id)
+	ts := v.target(t)
+	st := api.PlanStep{
+		Target: string(id), Node: t.Node, Rotation: ts.Rotation, Health: ts.Health,
+		Prepared: slices.Contains(v.state.Placement(t.App, t.Node).Present, release),
+		Soak:     api.Duration(a.Policy.Soak),
+	}
+	if t.Node == a.Policy.Canary {
+		st.Soak = api.Duration(max(a.Policy.Soak, a.Policy.CanarySoak))
+	}
+	if ts.Release != nil {
+		st.Release = v.short(rollout.ReleaseID(ts.Release.ID))
+	}
+	switch {
+	case !ts.Reachable:
+		st.Problem = "its agent has not been heard of"
+	case ts.Rotation != api.RotationIn || ts.Health == api.Unhealthy:
+		st.Problem = ts.Text
+	}
+	return st
+}

@@ -1,0 +1,198 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/store"
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
+)
+
+// How much one answer holds.
+const (
+	maxRollouts   = 50
+	maxEvents     = 500
+	maxDeliveries = 100
+)
+
+func (s *server) status(w http.ResponseWriter, r *http.Request) {
+	st := api.Status{At: time.Now().UTC(), Version: s.Version, Apps: []api.AppStatus{}}
+	for _, a := range s.Apps {
+		v, err := s.view(r.Context(), a.Name)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		st.Apps = append(st.Apps, v.status())
+	}
+	s.answer(w, http.StatusOK, st)
+}
+
+func (s *server) deliveries(w http.ResponseWriter, r *http.Request) {
+	ds, err := s.Store.Deliveries(r.Context(), maxDeliveries)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	out := []api.Delivery{}
+	for _, d := range ds {
+		x := api.Delivery{
+			ID: d.ID, Event: d.Event, Repository: d.Repository, Ref: d.Ref, After: d.After, Sender: d.Sender,
+			Received: d.Received, Apps: d.Apps, Decision: string(d.Decision), Reason: d.Reason,
+		}
+		for _, id := range d.Rollouts {
+			x.Rollouts = append(x.Rollouts, string(id))
+		}
+		out = append(out, x)
+	}
+	s.answer(w, http.StatusOK, out)
+}
+
+func (s *server) rollouts(w http.ResponseWriter, r *http.Request) {
+	v, err := s.view(r.Context(), chi.URLParam(r, "app"))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	list, err := s.Store.Rollouts(r.Context(), v.app.Name, maxRollouts)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	out := []api.Rollout{}
+	for _, c := range list {
+		out = append(out, *v.rollout(c))
+	}
+	s.answer(w, http.StatusOK, out)
+}
+
+// find returns a rollout as it stands now.
+func (s *server) find(ctx context.Context, id string) (*api.Rollout, error) {
+	c, err := s.Store.Rollout(ctx, rollout.RolloutID(id))
+	if err != nil {
+		return nil, fmt.Errorf("there is no rollout %q; `deployctl rollouts APP` lists them: %w", id, err)
+	}
+	v, err := s.view(ctx, c.Rollout.App)
+	if err != nil {
+		return nil, err
+	}
+	return v.rollout(c), nil
+}
+
+func (s *server) rollout(w http.ResponseWriter, r *http.Request) {
+	ro, err := s.find(r.Context(), chi.URLParam(r, "rollout"))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.answer(w, http.StatusOK, ro)
+}
+
+// events answers with the timeline after a number. With ?wait= it answers once
+// there is a new line or a target's step changed.
+func (s *server) events(w http.ResponseWriter, r *http.Request) {
+	ctx, id := r.Context(), chi.URLParam(r, "rollout")
+	after, err := number(r, "after")
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	wait, err := waiting(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	var before *api.Rollout
+	for {
+		news := s.Runner.News()
+		ro, err := s.find(ctx, id)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		lines, err := s.Store.Timeline(ctx, rollout.RolloutID(id), after, maxEvents)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		moved := before != nil && !reflect.DeepEqual(before, ro)
+		if len(lines) > 0 || moved || ro.Done || wait == 0 {
+			s.answer(w, http.StatusOK, api.EventPage{Rollout: *ro, Events: apiEvents(lines)})
+			return
+		}
+		before = ro
+		select {
+		case <-news:
+		case <-timer.C:
+			wait = 0
+		case <-ctx.Done():
+			s.fail(w, r, context.Cause(ctx))
+			return
+		}
+	}
+}
+
+func apiEvents(lines []store.Line) []api.Event {
+	events := []api.Event{}
+	for _, l := range lines {
+		events = append(events, api.Event{
+			Number: l.Number, At: l.At, Rollout: string(l.Rollout), App: l.App, Target: string(l.Target),
+			Kind: string(l.Kind), Reason: string(l.Reason), Text: l.Text,
+		})
+	}
+	return events
+}
+
+func (s *server) readLogs(w http.ResponseWriter, r *http.Request) {
+	ctx, id := r.Context(), chi.URLParam(r, "rollout")
+	q := store.LogQuery{Rollout: rollout.RolloutID(id), Node: r.URL.Query().Get("node"), Step: api.Step(r.URL.Query().Get("step"))}
+	var err error
+	if q.After, err = number(r, "after"); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	wait, err := waiting(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		news, arrived := s.Runner.News(), s.logs.Wait()
+		ro, err := s.find(ctx, id)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		lines, err := s.Store.Logs(ctx, q)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		if len(lines) > 0 || ro.Done || wait == 0 {
+			if lines == nil {
+				lines = []api.LogLine{}
+			}
+			s.answer(w, http.StatusOK, api.LogPage{Lines: lines, Done: ro.Done && len(lines) == 0})
+			return
+		}
+		select {
+		case <-news:
+		case <-arrived:
+		case <-timer.C:
+			wait = 0
+		case <-ctx.Done():
+			s.fail(w, r, context.Cause(ctx))
+			return
+		}
+	}
+}

@@ -1,0 +1,248 @@
+// Package httpapi serves the coordinator's HTTP interface: the agents' sync and
+// logs, what deployctl asks for, the webhook, /healthz, and /metrics.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/bell"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/mirror"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/runner"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/store"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/trigger"
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
+)
+
+// Bounds of what is taken in.
+const (
+	maxAdminBody = 1 << 20
+	// Deliveries are capped at 25 MiB each, so only a few may be read at once.
+	webhookLimit   = 4
+	webhookBacklog = 256
+	// GitHub gives up on an answer after 10 s and does not try again.
+	webhookWait = 8 * time.Second
+)
+
+// App is what the interface must know of an app's configuration.
+type App struct {
+	Name         string
+	KeepReleases int
+	Recipe       api.Recipe
+	Places       map[string]Place // by node
+}
+
+// Place is an app on one node.
+type Place struct {
+	Spec   api.Spec
+	Server string // the target's name in its balancer
+}
+
+// Config is what the interface is made of.
+type Config struct {
+	Apps    []App
+	Runner  *runner.Runner
+	Trigger *trigger.Trigger
+	Store   store.Store
+	Webhook http.Handler
+	Metrics http.Handler
+	Tokens  *Tokens
+	Version string
+	Log     *slog.Logger
+}
+
+type server struct {
+	Config
+	apps map[string]App
+	logs *bell.Bell // rung when step output arrives
+}
+
+// New returns the handler of everything.
+func New(cfg Config) http.Handler {
+	s := &server{Config: cfg, apps: map[string]App{}, logs: bell.New()}
+	for _, a := range cfg.Apps {
+		s.apps[a.Name] = a
+	}
+	r := chi.NewRouter()
+	r.Use(s.recoverer)
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, &api.Error{Kind: api.ErrorNotFound, Text: fmt.Sprintf("there is nothing at %s", r.URL.Path)})
+	})
+	r.Get("/healthz", s.healthz)
+	r.Method(http.MethodGet, "/metrics", cfg.Metrics)
+	r.With(middleware.ThrottleBacklog(webhookLimit, webhookBacklog, webhookWait)).
+		Method(http.MethodPost, "/webhook/github", cfg.Webhook)
+	r.Route("/agent/v1", func(r chi.Router) {
+		r.Use(s.asAgent)
+		r.Post("/sync", s.sync)
+		r.Post("/logs", s.appendLogs)
+	})
+	r.Route("/v1", func(r chi.Router) {
+		r.Use(s.asAdmin)
+		r.Get("/status", s.status)
+		r.Get("/deliveries", s.deliveries)
+		r.Route("/apps/{app}", func(r chi.Router) {
+			r.Get("/rollouts", s.rollouts)
+			r.Get("/plan", s.plan)
+			r.Post("/deploy", s.deploy)
+			r.Post("/rollback", s.rollback)
+			r.Post("/retry", s.action(func(a actionRequest) rollout.Event {
+				return rollout.RetryRequested{At: a.at, App: a.app, By: a.By}
+			}))
+			r.Post("/pause", s.action(func(a actionRequest) rollout.Event {
+				return rollout.PauseRequested{At: a.at, App: a.app, By: a.By, Reason: a.Reason}
+			}))
+			r.Post("/resume", s.action(func(a actionRequest) rollout.Event {
+				return rollout.ResumeRequested{At: a.at, App: a.app, By: a.By}
+			}))
+			r.Post("/abort", s.action(func(a actionRequest) rollout.Event {
+				return rollout.AbortRequested{At: a.at, App: a.app, By: a.By, Reason: a.Reason}
+			}))
+			r.Post("/hold", s.hold)
+			r.Post("/unhold", s.unhold)
+		})
+		r.Get("/rollouts/{rollout}", s.rollout)
+		r.Get("/rollouts/{rollout}/events", s.events)
+		r.Get("/rollouts/{rollout}/logs", s.readLogs)
+	})
+	return r
+}
+
+func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
+	if err := s.Store.Ping(r.Context()); err != nil {
+		s.fail(w, r, &api.Error{Kind: api.ErrorUnavailable, Text: fmt.Sprintf("the database does not answer: %v", err)})
+		return
+	}
+	s.answer(w, http.StatusOK, map[string]string{"status": "ok", "version": s.Version})
+}
+
+// recoverer turns a panic of one request into an answer; the others go on.
+func (s *server) recoverer(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil {
+				if v == http.ErrAbortHandler {
+					panic(v)
+				}
+				s.fail(w, r, fmt.Errorf("panic: %v", v))
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *server) answer(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		s.Log.Error("Cannot encode an answer", "error", err)
+		status, body = http.StatusInternalServerError, []byte(`{"kind":"internal","text":"cannot encode the answer"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	// The client is gone when this fails; there is nobody left to tell.
+	_, _ = w.Write(append(body, '\n'))
+}
+
+// fail answers with what went wrong; what is nobody's mistake is also logged.
+func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	e := asError(err)
+	if e.Kind == api.ErrorInternal {
+		s.Log.Error("Cannot answer a request", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	s.answer(w, statusOf(e.Kind), e)
+}
+
+// asError is the one place where errors become answers.
+func asError(err error) *api.Error {
+	var (
+		e       *api.Error
+		refused *rollout.Refused
+		large   *http.MaxBytesError
+	)
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.As(err, &refused) && refused.Code == rollout.RefusedUnknownApp:
+		return &api.Error{Kind: api.ErrorNotFound, Reason: string(refused.Code), Text: refused.Text}
+	case errors.As(err, &refused):
+		return &api.Error{Kind: api.ErrorConflict, Reason: string(refused.Code), Text: refused.Text}
+	case errors.As(err, &large):
+		return &api.Error{Kind: api.ErrorTooLarge, Text: fmt.Sprintf("the request is larger than %d bytes", large.Limit)}
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, mirror.ErrUnknownRef):
+		return &api.Error{Kind: api.ErrorNotFound, Text: err.Error()}
+	case errors.Is(err, mirror.ErrAmbiguous):
+		return &api.Error{Kind: api.ErrorInvalid, Text: err.Error()}
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return &api.Error{Kind: api.ErrorUnavailable, Text: "the coordinator is stopping or the request was given up"}
+	}
+	return &api.Error{Kind: api.ErrorInternal, Text: err.Error()}
+}
+
+func statusOf(k api.ErrorKind) int {
+	switch k {
+	case api.ErrorInvalid:
+		return http.StatusBadRequest
+	case api.ErrorUnauthorized:
+		return http.StatusUnauthorized
+	case api.ErrorForbidden:
+		return http.StatusForbidden
+	case api.ErrorNotFound:
+		return http.StatusNotFound
+	case api.ErrorConflict:
+		return http.StatusConflict
+	case api.ErrorTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case api.ErrorUnavailable:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
+
+// read decodes a JSON body of at most limit bytes.
+func read(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	if err := dec.Decode(v); err != nil {
+		var large *http.MaxBytesError
+		if errors.As(err, &large) {
+			return err
+		}
+		return &api.Error{Kind: api.ErrorInvalid, Text: fmt.Sprintf("the request is not the JSON that %s expects: %v", r.URL.Path, err)}
+	}
+	return nil
+}
+
+// number reads a query parameter that is a whole number, 0 when it is absent.
+func number(r *http.Request, name string) (int64, error) {
+	v := r.URL.Query().Get(name)
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil || n < 0 {
+		return 0, &api.Error{Kind: api.ErrorInvalid, Text: fmt.Sprintf("?%s=%s is not a whole number", name, v)}
+	}
+	return n, nil
+}
+
+// waiting reads ?wait=, a duration of at most one long poll.
+func waiting(r *http.Request) (time.Duration, error) {
+	v := r.URL.Query().Get("wait")
+	if v == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < 0 {
+		return 0, &api.Error{Kind: api.ErrorInvalid, Text: fmt.Sprintf("?wait=%s is not a duration such as 25s", v)}
+	}
+	return min(d, api.LongPoll), nil
+}

@@ -1,0 +1,164 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
+)
+
+// Placement is the desired state of one app on one node.
+type Placement struct {
+	App        string
+	Generation uint64
+	Wanted     rollout.Wanted
+}
+
+// Sync takes a node's report and returns what the node should hold: at once
+// when that differs from what the report says it holds, else after a change or
+// when wait is over.
+func (r *Runner) Sync(ctx context.Context, name string, req *api.SyncRequest, wait time.Duration) ([]Placement, error) {
+	n := r.nodes.get(name)
+	if n == nil {
+		return nil, nil // a node without apps
+	}
+	if r.nodes.heard(name, req) {
+		for _, p := range r.pools {
+			if err := r.report(ctx, p, name, req); err != nil {
+				return nil, err
+			}
+		}
+	}
+	held := map[string]uint64{}
+	for _, a := range req.Apps {
+		held[a.App] = a.Generation
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		changed := n.bell.Wait()
+		placements := r.placements(name)
+		if wait == 0 || differs(held, placements) {
+			return placements, nil
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			r.nodes.touch(name)
+			return placements, nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func differs(held map[string]uint64, placements []Placement) bool {
+	if len(held) != len(placements) {
+		return true
+	}
+	for _, p := range placements {
+		if g, ok := held[p.App]; !ok || g != p.Generation {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Runner) placements(node string) []Placement {
+	var ps []Placement
+	for _, s := range r.Views() {
+		for _, a := range s.Apps {
+			if w, generation, ok := s.Wanted(a.Name, node); ok {
+				ps = append(ps, Placement{App: a.Name, Generation: generation, Wanted: w})
+			}
+		}
+	}
+	return ps
+}
+
+// report steps a pool with a node's report, unless it says what the last said.
+func (r *Runner) report(ctx context.Context, p *pool, name string, req *api.SyncRequest) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.state.Node(name)
+	if n == nil {
+		return nil
+	}
+	ev := reported(&p.state, name, req)
+	last, ok := p.reports[name]
+	if ok && n.Reach == rollout.Reachable && reflect.DeepEqual(last, ev) {
+		r.news.Ring() // steps of a turn are shown, though they change no state
+		return nil
+	}
+	stamped := ev
+	stamped.At = now()
+	if _, err := r.step(ctx, p, stamped); err != nil {
+		return fmt.Errorf("cannot take the report of %s: %w", name, err)
+	}
+	p.reports[name] = ev
+	return nil
+}
+
+// reported maps the apps of a report that are in the pool.
+func reported(s *rollout.State, name string, req *api.SyncRequest) rollout.Reported {
+	ev := rollout.Reported{Node: name}
+	for _, a := range req.Apps {
+		if s.App(a.App) == nil {
+			continue
+		}
+		pr := rollout.PlacementReport{App: a.App, Generation: a.Generation}
+		for _, id := range a.Present {
+			pr.Present = append(pr.Present, rollout.ReleaseID(id))
+		}
+		if f := a.Prepare; f != nil && f.Failed {
+			pr.Prepare = &rollout.PrepareReport{
+				Release: rollout.ReleaseID(f.Release), Attempt: f.Attempt,
+				Fault: fault(f.Reason), Reason: rollout.Reason(f.Reason), Text: f.Text,
+			}
+		}
+		for _, t := range a.Targets {
+			pr.Targets = append(pr.Targets, targetReported(t))
+		}
+		ev.Placements = append(ev.Placements, pr)
+	}
+	return ev
+}
+
+func targetReported(t api.TargetReport) rollout.TargetReport {
+	tr := rollout.TargetReport{
+		Target: rollout.TargetID(t.Target), Release: rollout.ReleaseID(t.Release),
+		Rotation: rollout.RotationUnknown, Health: rollout.HealthUnknown,
+	}
+	// A word that this version does not know is not good news.
+	switch t.Rotation {
+	case api.RotationIn, api.RotationOut, api.RotationDraining:
+		tr.Rotation = rollout.Rotation(t.Rotation)
+	}
+	switch t.Health {
+	case api.Healthy, api.Unhealthy:
+		tr.Health = rollout.Health(t.Health)
+	}
+	if o := t.Outcome; o != nil {
+		tr.Outcome = &rollout.Outcome{Turn: o.Turn, OK: o.OK, Reverted: o.Reverted, Reason: rollout.Reason(o.Reason), Text: o.Text}
+		switch {
+		case o.OK && o.Text == "" && o.Out > 0:
+			tr.Outcome.Text = fmt.Sprintf("out of rotation for %s", o.Out.D().Round(time.Millisecond))
+		case !o.OK:
+			tr.Outcome.Fault = fault(o.Reason)
+		}
+	}
+	return tr
+}
+
+func fault(r api.Reason) rollout.Fault {
+	switch {
+	case r == api.ReasonRevoked:
+		return rollout.Revoked
+	case r.CondemnsRelease():
+		return rollout.ReleaseFault
+	}
+	return rollout.NodeFault
+}
