@@ -149,9 +149,9 @@ func stories() map[string]expectation {
 		"a balancer that forgets the drain": {
 			s: change(good, func(s *scenario) { s.ForgetAt, s.DrainTakes = 3, time.Second }), ok: true, restarts: 1},
 		"a balancer that forgets the drain right before the restart": {
-			s: change(good, func(s *scenario) { s.ForgetAt = 2 }), ok: true, restarts: 1},
+			s: change(good, func(s *scenario) { s.ForgetOn = "switch" }), ok: true, restarts: 1},
 		"a balancer that forgets the drain while the release boots": {
-			s: change(base(with(app{Boot: 4 * time.Second})), func(s *scenario) { s.ForgetAt = 3 }), ok: true, restarts: 1},
+			s: change(base(with(app{Boot: 6 * time.Second})), func(s *scenario) { s.ForgetOn = "boot" }), ok: true, restarts: 1},
 		"a balancer that fails now and then": {
 			s: change(good, func(s *scenario) { s.Flaky = 3 }), ok: true, restarts: 1},
 		"a balancer that never calls it healthy": {
@@ -312,7 +312,9 @@ func TestNoFaultBreaksAPromise(t *testing.T) {
 			DrainTakes: ms("drain takes", 6000), DrainHangs: odd("drain hangs"),
 			OnTimeout: rapid.SampledFrom([]string{"abort", "proceed"}).Draw(rt, "on timeout"),
 			Refuses:   odd("refuses"), RejoinStuck: odd("rejoin stuck"), SwitchFails: odd("switch fails"),
-			Flaky:    rapid.SampledFrom([]int{0, 0, 2, 3, 5}).Draw(rt, "flaky"),
+			Flaky:    rapid.SampledFrom([]int{0, 0, 3, 5, 7}).Draw(rt, "flaky"),
+			ForgetAt: rapid.IntRange(0, 6).Draw(rt, "forget at look"),
+			ForgetOn: rapid.SampledFrom([]string{"", "", "switch", "boot"}).Draw(rt, "forget on"),
 			DiskFull: rapid.SampledFrom([]int{0, 0, 1, 2, 3, 4, 5, 6, 7, 8}).Draw(rt, "disk full"),
 		}
 		if odd("revoked") {

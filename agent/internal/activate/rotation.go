@@ -197,14 +197,21 @@ func (a *activation) holdDrain() error {
 // that is not proved yet runs behind it. It does its best: a balancer that
 // fails meanwhile says nothing about the release.
 func (a *activation) keepDrained() {
-	ctx, cancel := a.call()
-	defer cancel()
-	st, err := a.Balancer.DrainStatus(ctx, *a.t.Restore)
-	if err == nil && st.Stage == lbclient.DrainNotAsked {
-		err = a.Balancer.BeginDrain(ctx, *a.t.Restore, a.balancer().MinHealthy)
-	}
-	if err != nil {
+	const tries = 3
+	for range tries {
+		ctx, cancel := a.call()
+		st, err := a.Balancer.DrainStatus(ctx, *a.t.Restore)
+		if err == nil && st.Stage == lbclient.DrainNotAsked {
+			err = a.Balancer.BeginDrain(ctx, *a.t.Restore, a.balancer().MinHealthy)
+		}
+		cancel()
+		if err == nil {
+			return
+		}
 		a.show(err.Error())
+		if !lbclient.ClassOf(err).Retryable() {
+			return
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
@@ -45,10 +46,11 @@ type scenario struct {
 	DrainTakes  time.Duration
 	DrainHangs  bool
 	OnTimeout   string
-	Refuses     bool // foreign maintenance: no snapshot
-	RejoinStuck bool // the balancer never calls the goal healthy
-	Flaky       int  // every n-th call to the balancer fails in passing
-	ForgetAt    int  // the balancer is reloaded at its n-th look, and forgets
+	Refuses     bool   // foreign maintenance: no snapshot
+	RejoinStuck bool   // the balancer never calls the goal healthy
+	Flaky       int    // every n-th call to the balancer fails in passing
+	ForgetAt    int    // the balancer is reloaded at its n-th look, and forgets
+	ForgetOn    string // or as the release is switched ("switch"), or while it boots ("boot")
 	SwitchFails bool
 	Missing     bool // the goal is not prepared
 	Forbidden   bool
@@ -79,6 +81,7 @@ type world struct {
 
 	// balancer
 	drained bool
+	loose   time.Time // when it forgot
 	asked   time.Time // when drained
 	epoch   int
 	looks   int
@@ -231,6 +234,7 @@ func (r releases) Switch(id string) (err error) {
 			return
 		}
 		r.current = id
+		r.forget("switch")
 	})
 	return err
 }
@@ -306,6 +310,16 @@ func (b balancer) BeginDrain(_ context.Context, r lbclient.Restore, minHealthy i
 	})
 }
 
+// forget reloads the balancer once, on the given occasion.
+func (w *world) forget(occasion string) {
+	if w.s.ForgetOn == occasion {
+		w.s.ForgetOn = ""
+		w.drained = false
+		w.epoch++
+		w.loose = time.Now()
+	}
+}
+
 // saved tells whether the journal could put the target back.
 func (b balancer) saved() bool {
 	d, err := journal.Decode("app", b.doc)
@@ -318,6 +332,7 @@ func (b balancer) DrainStatus(context.Context, lbclient.Restore) (st lbclient.Dr
 		if b.s.ForgetAt > 0 && b.looks == b.s.ForgetAt {
 			b.drained = false
 			b.epoch++
+			b.loose = time.Now()
 		}
 		st = lbclient.DrainStatus{Epoch: fmt.Sprint(b.epoch), Stage: lbclient.DrainBusy, Evidence: "1 request"}
 		switch {
@@ -340,7 +355,7 @@ func (b balancer) BeginRejoin(context.Context, lbclient.Restore) error {
 		if b.touched && b.drained && (b.running != want || b.passed < passes) {
 			b.violate("rejoined on %q after %d passes, before %q was verified", b.running, b.passed, want)
 		}
-		b.drained = false
+		b.drained, b.loose = false, time.Time{}
 		return nil
 	})
 }
@@ -373,6 +388,13 @@ type prober struct{ *world }
 
 func (p prober) Probe(context.Context) (out health.Probe) {
 	p.op("prober.Probe", func() {
+		if time.Since(p.started) > time.Second && p.touched {
+			p.forget("boot")
+		}
+		if !p.drained && p.touched && !p.loose.IsZero() && strings.HasPrefix(p.step, string(api.StepVerify)) && time.Since(p.loose) > 3*time.Second {
+			p.violate("for %s the balancer may send work to what is not verified", time.Since(p.loose))
+			p.loose = time.Time{}
+		}
 		out = health.Probe{OK: p.healthy(), Text: "200"}
 		if out.OK {
 			p.passed++
