@@ -94,10 +94,18 @@ func TestEveryBackendIsDrained(t *testing.T) {
 
 func TestLastInOneBackendIsLastEnough(t *testing.T) {
 	w := newWorld(t, 2, haproxytest.Options{}, "web", "api")
-	p := w.Provider("w1")
+	m := newMeddler(t, w.lb, func(line string, ask func() []byte) []byte {
+		if strings.HasPrefix(line, "set ") {
+			t.Errorf("a refused drain sent %q", line)
+		}
+		return ask()
+	})
+	c := w.config("w1")
+	c.Endpoints = []string{m.endpoint}
+	p := provider(t, c)
 	r := snapshot(t, p)
 	w.command("set server api/w2 state drain")
-	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassUnsafe, "backend api", w.lb.Endpoint(), "w2 is DRAIN")
+	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassUnsafe, "backend api", m.endpoint, "w2 is DRAIN")
 	w.wantAdmin("web", "w1", ready)
 	w.wantAdmin("api", "w1", ready)
 }
@@ -106,7 +114,7 @@ func TestOneOfTwoInstancesDown(t *testing.T) {
 	w := newWorld(t, 2, haproxytest.Options{}, "web")
 	v := w.twin(haproxytest.Options{})
 	c := w.config("w1")
-	c.Endpoints = append(c.Endpoints, v.lb.Endpoint())
+	c.Endpoints = []string{v.lb.Endpoint(), w.lb.Endpoint()}
 	p := provider(t, c)
 	r := snapshot(t, p)
 	mustDrain(t, p, r)
@@ -199,6 +207,15 @@ func TestReadingBackDecides(t *testing.T) {
 		w.command("set server web/w1 state drain")
 		wantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassConflict, "told to be ready")
 		w.command("set server web/w1 state ready")
+	})
+	t.Run("answered by a process on its way out", func(t *testing.T) {
+		m := newMeddler(t, w.lb, func(_ string, ask func() []byte) []byte {
+			return []byte(strings.Replace(string(ask()), "\nStopping: 0\n", "\nStopping: 1\n", 1))
+		})
+		c := w.config("w1")
+		c.Endpoints = []string{m.endpoint}
+		_, err := provider(t, c).Observe(t.Context())
+		wantError(t, err, lbclient.ClassTransient, "is stopping")
 	})
 	t.Run("cut off", func(t *testing.T) {
 		m := newMeddler(t, w.lb, func(_ string, ask func() []byte) []byte {

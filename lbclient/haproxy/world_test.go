@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -25,6 +26,8 @@ const quick = "check inter 50ms fastinter 20ms downinter 20ms rise 2 fall 2"
 type app struct {
 	name    string
 	address string
+	handler http.Handler
+	server  *httptest.Server
 	sick    atomic.Bool
 	held    chan struct{} // one for each request that is held
 	finish  chan struct{}
@@ -51,10 +54,26 @@ func newApp(t *testing.T, name string) *app {
 		case <-r.Context().Done():
 		}
 	})
-	s := httptest.NewServer(mux)
-	t.Cleanup(s.Close)
-	a.address = strings.TrimPrefix(s.URL, "http://")
+	a.handler = mux
+	a.server = httptest.NewServer(mux)
+	t.Cleanup(func() { a.server.Close() })
+	a.address = strings.TrimPrefix(a.server.URL, "http://")
 	return a
+}
+
+// restart closes the app's port and, after down, opens it again.
+func (a *app) restart(t *testing.T, down func()) {
+	t.Helper()
+	a.server.Close()
+	down()
+	l, err := net.Listen("tcp", a.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.server = httptest.NewUnstartedServer(a.handler)
+	a.server.Listener.Close()
+	a.server.Listener = l
+	a.server.Start()
 }
 
 // world is one HAProxy before several apps.
