@@ -1,0 +1,91 @@
+package coordinator
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"path/filepath"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/httpapi"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/mirror"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/trigger"
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
+)
+
+// pools maps the configuration to what the engine knows of it.
+func pools(f *config.Fleet) []rollout.Configured {
+	var ps []rollout.Configured
+	for _, p := range f.Pools() {
+		c := rollout.Configured{Pool: p.Name, MaxUnavailable: p.MaxUnavailable}
+		for _, a := range p.Apps {
+			c.Apps = append(c.Apps, rollout.AppConfig{Name: a.Name, Nodes: a.Nodes, Revision: f.Revision(a), Policy: policy(a)})
+		}
+		ps = append(ps, c)
+	}
+	return ps
+}
+
+func policy(a *config.App) rollout.Policy {
+	p := rollout.Policy{
+		Soak: a.Soak, TargetTimeout: a.TargetTimeout, ProgressTimeout: a.ProgressTimeout, PrepareTimeout: a.PrepareTimeout,
+		Retries: a.Retries, RetryBackoff: a.RetryBackoff, AutoRollback: a.AutoRollback, KeepReleases: a.KeepReleases,
+	}
+	if a.Canary != nil {
+		p.Canary, p.CanarySoak = a.Canary.Node, a.Canary.Soak
+	}
+	return p
+}
+
+// triggerApps opens one mirror for each repository.
+func triggerApps(f *config.Fleet) ([]trigger.App, error) {
+	mirrors := map[string]*mirror.Mirror{}
+	var apps []trigger.App
+	for _, a := range f.Apps {
+		m := mirrors[a.Repo]
+		if m == nil {
+			sum := sha256.Sum256([]byte(a.Repo))
+			var err error
+			if m, err = mirror.Open(filepath.Join(f.Coordinator.Mirrors, a.Name+"-"+hex.EncodeToString(sum[:4])+".git"), a.Repo); err != nil {
+				return nil, err
+			}
+			mirrors[a.Repo] = m
+		}
+		recipe := a.Recipe()
+		apps = append(apps, trigger.App{
+			Name: a.Name, Repo: a.Repo, Branch: a.Branch, Recipe: recipe, DeployForced: a.ForcePush == config.ForcePushDeploy,
+			ReleaseID: func(sha string) string { return config.ReleaseID(sha, recipe) }, Mirror: m,
+		})
+	}
+	return apps, nil
+}
+
+func httpApps(f *config.Fleet) []httpapi.App {
+	var apps []httpapi.App
+	for _, a := range f.Apps {
+		places := map[string]httpapi.Place{}
+		for _, n := range a.Nodes {
+			places[n] = httpapi.Place{Spec: a.Spec(f.Node(n)), Server: a.Server(n)}
+		}
+		apps = append(apps, httpapi.App{Name: a.Name, KeepReleases: a.KeepReleases, Places: places, Recipe: a.Recipe()})
+	}
+	return apps
+}
+
+func tokens(f *config.Fleet) *httpapi.Tokens {
+	t := &httpapi.Tokens{}
+	for _, s := range f.Coordinator.AdminTokens {
+		t.AddAdmin(string(s.Bytes()))
+	}
+	for _, n := range f.Nodes {
+		t.AddNode(n.Name, string(n.Token.Bytes()))
+	}
+	return t
+}
+
+func secrets(f *config.Fleet) [][]byte {
+	var all [][]byte
+	for _, s := range f.GitHub.WebhookSecrets {
+		all = append(all, s.Bytes())
+	}
+	return all
+}
