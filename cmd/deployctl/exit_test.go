@@ -169,19 +169,22 @@ func TestHold(t *testing.T) {
 }
 
 func TestConfigCheck(t *testing.T) {
-	saved := checkConfig
-	defer func() { checkConfig = saved }()
+	for _, name := range []string{"ADMIN", "WEBHOOK", "WEB1", "WEB2"} {
+		t.Setenv("FLEET_TEST_"+name, "0123456789abcdef0123456789abcdef-"+name)
+	}
 	f := newFake(t)
-	checkConfig = func(path string) ([]byte, error) { return []byte("apps: {}\n"), nil }
-	golden(t, "config-valid", f, "config", "check", "fleet.yaml")
-	golden(t, "config-json", f, "config", "check", "fleet.yaml", "--json")
-	if r := deployctl(t, f, "config", "check", "fleet.yaml", "--defaults"); r.code != 0 || r.stdout != "apps: {}\n" {
-		t.Errorf("exit %d: %q", r.code, r.stdout)
+	golden(t, "config-valid", f, "config", "check", "testdata/fleet.yaml")
+	golden(t, "config-json", f, "config", "check", "testdata/fleet.yaml", "--json")
+	golden(t, "config-wrong", f, "config", "check", "testdata/fleet-wrong.yaml")
+	golden(t, "config-absent", f, "config", "check", "testdata/absent.yaml")
+	r := deployctl(t, f, "config", "check", "testdata/fleet.yaml", "--defaults")
+	if r.code != 0 {
+		t.Errorf("exit %d: %s", r.code, r.stderr)
 	}
-	checkConfig = func(path string) ([]byte, error) {
-		return nil, errors.New("fleet.yaml:3: unknown key \"helth\"; did you mean health?")
+	mustSay(t, r.stdout, "drain_timeout:", "FLEET_TEST_ADMIN")
+	if strings.Contains(r.stdout+r.stderr, "0123456789abcdef") {
+		t.Errorf("a secret leaks: %s%s", r.stdout, r.stderr)
 	}
-	golden(t, "config-invalid", f, "config", "check", "fleet.yaml")
 }
 
 func TestCompletionOffersApps(t *testing.T) {
