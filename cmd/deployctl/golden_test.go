@@ -29,8 +29,9 @@ func skewedApp() api.AppStatus {
 	a := api.AppStatus{
 		App: "hello", Pool: "web", Release: &newRelease, Since: ago(2 * time.Minute), Skew: "9c1d2e3 on web1, 3f2a91c on web3, unknown on web2",
 		Live: &r, Waiting: &api.Rollout{ID: "hello-4", App: "hello", Kind: "deploy", Status: "queued", Release: api.ReleaseRef{SHA: "aaaabbbbcccc", Subject: "Try again"}},
-		Hold:    &api.Hold{By: "bob", Reason: "quarter end", At: noon.Add(-time.Hour), Until: ago(-47 * time.Hour)},
-		Targets: []api.TargetStatus{target("web1", &newRelease), target("web2", &oldRelease), target("web3", &oldRelease), target("web4", nil), {Target: "hello@web5", Node: "web5"}},
+		Hold: &api.Hold{By: "bob", Reason: "quarter end", At: noon.Add(-time.Hour), Until: ago(-47 * time.Hour)},
+		Targets: []api.TargetStatus{target("web1", &newRelease), target("web2", &oldRelease), target("web3", &oldRelease), target("web4", nil), {Target: "hello@web5", Node: "web5"},
+			{Target: "hello@web6", Node: "web6", Reachable: true, LastSeen: ago(0), Rotation: api.RotationUnknown, Health: api.HealthUnknown, Phase: "active"}},
 	}
 	lost := &a.Targets[1]
 	lost.Reachable, lost.LastSeen, lost.Rotation, lost.Health, lost.Phase = false, ago(4*time.Minute), api.RotationUnknown, api.HealthUnknown, "unreachable"

@@ -70,9 +70,9 @@ func runsNow(s api.PlanStep) string {
 }
 
 func printPlan(w io.Writer, p api.Plan) {
-	from := "nothing was deployed before"
+	from := "the first one"
 	if p.From != nil {
-		from = "returns to " + releaseName(p.From) + " on failure"
+		from = "from " + releaseName(p.From)
 	}
 	fmt.Fprintf(w, "deploy of %s to %s (%s)\n", releaseName(&p.Release), p.App, from)
 	if p.Refused != "" {

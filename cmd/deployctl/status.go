@@ -137,8 +137,8 @@ func provedRelease(t api.TargetStatus) string {
 	switch {
 	case !t.Reachable && t.Release != nil:
 		return unknown + " (was " + shortSHA(t.Release) + ")"
-	case !t.Reachable:
-		return unknown
+	case !t.Reachable || t.Release == nil && (t.Rotation == "" || t.Rotation == api.RotationUnknown):
+		return unknown // its agent is lost, or is back and has told nothing yet
 	case t.Release == nil:
 		return "none"
 	}
