@@ -18,12 +18,18 @@ var (
 	// ErrConflict: the pool's version is no longer the one that the commit was
 	// made from, so another writer came between. Load it again.
 	ErrConflict = errors.New("changed by another writer")
+	// ErrClosed: the store was closed before the call.
+	ErrClosed = errors.New("the store is closed")
 )
+
+// DefaultLimit is how many rows a limit of 0 or less stands for.
+const DefaultLimit = 1000
 
 // Store keeps the coordinator's state. Every method is atomic and durable when
 // it returns nil; after a crash at any instant each call has happened wholly or
 // not at all. Methods are safe for concurrent use. Instants come back in UTC
-// without a monotonic reading.
+// without a monotonic reading. When a writing call ends because its context
+// did, whether it happened is not known: read again.
 type Store interface {
 	// Load returns a pool and its version; ErrNotFound before its first Commit.
 	Load(ctx context.Context, pool string) (rollout.State, int64, error)
@@ -61,8 +67,11 @@ type Store interface {
 	// Logs returns stored chunks in the order in which they arrived.
 	Logs(ctx context.Context, q LogQuery) ([]api.LogLine, error)
 
-	// Prune deletes events, timelines, logs, resolved deliveries, and finished
-	// rollouts older than before. It never deletes a pool or a release.
+	// Prune deletes events, resolved deliveries, and finished rollouts older than
+	// before; timelines and logs go with their rollout, and by their own age when
+	// they belong to none. It never deletes a pool, a release, or the newest
+	// rollout of an app. The age of a log is that of its arrival: nodes' clocks
+	// are not to be trusted with it.
 	Prune(ctx context.Context, before time.Time) error
 	// Ping tells whether the store can be read and written.
 	Ping(ctx context.Context) error
