@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -10,7 +11,7 @@ func (e Configured) apply(m *machine) error {
 	old := m.State
 	m.Apps, m.Nodes, m.Placements, m.Targets = nil, nil, nil, nil
 	for _, c := range e.Apps {
-		a := App{Name: c.Name}
+		a := App{Name: c.Name, Number: old.Retired[c.Name]}
 		if o := old.App(c.Name); o != nil {
 			a = *o
 		}
@@ -49,6 +50,11 @@ func (e Configured) apply(m *machine) error {
 		if m.App(a.Name) != nil {
 			continue
 		}
+		m.Retired = maps.Clone(m.Retired)
+		if m.Retired == nil {
+			m.Retired = map[string]int{}
+		}
+		m.Retired[a.Name] = a.Number
 		for _, r := range []*Rollout{a.Live, a.Waiting} {
 			if r != nil {
 				m.drop(a, r, Aborted, ReasonRemoved, a.Name+" was taken out of the configuration")
@@ -149,6 +155,11 @@ func (e Reported) apply(m *machine) error {
 			if tr.Rotation == RotationIn {
 				t.InService = true
 			}
+			if o := tr.Outcome; o != nil {
+				// An agent never works on a turn again that it has finished, so none
+				// of its past may be given a second time, whoever gave it.
+				m.LastTurn = max(m.LastTurn, o.Turn)
+			}
 			if o := tr.Outcome; o != nil && t.Turn != 0 && o.Turn == t.Turn {
 				m.finishTurn(a, t, o)
 			}
@@ -210,18 +221,25 @@ func (e ResumeRequested) apply(m *machine) error {
 }
 
 // anotherChance forgets the failures of the live rollout's nodes, and with
-// quarantined also takes back those that were left for a person.
+// quarantined also takes back the targets that were left for a person, or do
+// not serve although their turn went well.
 func (m *machine) anotherChance(a *App, quarantined bool) {
 	r := a.Live
 	for _, t := range m.targets(r) {
 		t.Tries, t.RetryAt = 0, time.Time{}
 		p := m.Placement(t.App, t.Node)
 		p.Tries, p.RetryAt = 0, time.Time{}
-		if quarantined && t.Phase == TargetQuarantined {
+		if !quarantined || t.Turn != 0 {
+			continue
+		}
+		goal, active := r.Release, TargetActive
+		if r.Status == RollingBack {
+			goal, active = r.From, TargetReverted
+		}
+		if t.Phase == TargetQuarantined || (t.Phase == active && m.present(t) && !t.Proved(goal)) {
+			m.rest(t, TargetPreparing)
 			if r.Status == RollingBack {
-				m.rest(t, TargetReverting)
-			} else {
-				m.rest(t, TargetPreparing)
+				t.Phase = TargetReverting
 			}
 		}
 	}

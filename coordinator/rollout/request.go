@@ -44,6 +44,9 @@ func (e DeployRequested) check(m *machine, a *App) error {
 	if !e.Automatic {
 		return nil
 	}
+	if w := a.Waiting; w != nil && !w.Automatic && a.Hold != nil {
+		return refuse(RefusedLive, "%s, asked for by %s, waits to be deployed, and automation of %s is on hold", w.ID, w.By, a.Name)
+	}
 	for _, newer := range e.ContainedIn {
 		if newer == id {
 			continue
@@ -134,7 +137,7 @@ func (e AbortRequested) apply(m *machine) error {
 	}
 	if r.Kind == CatchUp {
 		for _, t := range m.targets(r) {
-			if t.Phase == TargetWaiting {
+			if t.Turn == 0 && !t.Proved(r.Release) && m.present(t) {
 				t.Phase, t.Reason, t.Text = TargetQuarantined, ReasonRequested, text
 			}
 		}
@@ -156,7 +159,11 @@ func (e RetryRequested) apply(m *machine) error {
 	}
 	if r := a.Live; r != nil {
 		m.anotherChance(a, true)
-		m.unpause(a, r, e.By)
+		if r.Paused != nil {
+			m.unpause(a, r, e.By)
+		} else {
+			m.note(r, nil, NoteRetry, ReasonRequested, "every node gets another chance, asked for by %s", e.By)
+		}
 		return nil
 	}
 	if err := m.repair(a, e.By); err == nil {

@@ -23,7 +23,7 @@ func (m *machine) settlePreparing(a *App) {
 		}
 	}
 	if waiting == 0 && ready == 0 && r.Kind == CatchUp {
-		m.finish(a, Failed, ReasonUnreachable, "lost again before it could catch up")
+		m.finish(a, Failed, ReasonNodeFault, "nothing could catch up: "+strings.Join(m.left(r), "; "))
 		return
 	}
 	if waiting > 0 || ready == 0 || r.Paused != nil {
@@ -46,10 +46,14 @@ func (m *machine) settlePrepare(a *App, t *Target) {
 		t.Reason, t.Text = ReasonUnreachable, "its agent is not heard of"
 		m.note(r, t, NoteLost, ReasonUnreachable, "%s cannot be reached; it catches up when it returns", t.Node)
 	}
+	if t.Phase == TargetPrepared && !m.holds(t, r.Release) {
+		m.rest(t, TargetPreparing) // the node has lost it
+	}
 	if t.Phase != TargetPreparing {
 		return
 	}
-	if slices.Contains(p.Present, r.Release) {
+	// What a node held before the coordinator started is no proof.
+	if m.Node(t.Node).Reach == Reachable && m.holds(t, r.Release) {
 		m.rest(t, TargetPrepared)
 		m.note(r, t, NotePrepared, "", "%s is prepared on %s", a.short(r.Release), t.Node)
 		return
@@ -104,7 +108,6 @@ func (m *machine) prepareFailed(a *App, p *Placement, f *PrepareReport) {
 func (m *machine) settleRolling(a *App) {
 	r := a.Live
 	done, active := true, 0
-	var out []string
 	for _, t := range m.targets(r) {
 		m.settleReturned(a, t)
 		switch t.Phase {
@@ -120,19 +123,16 @@ func (m *machine) settleRolling(a *App) {
 			}
 			active++
 			done = done && t.Turn == 0 && m.present(t) && t.Proved(r.Release)
-		case TargetQuarantined:
-			out = append(out, fmt.Sprintf("%s is quarantined: %s", t.Node, t.Text))
-		case TargetUnreachable:
-			out = append(out, t.Node+" is unreachable")
+		case TargetQuarantined, TargetUnreachable:
 		default:
 			done = false
 		}
 	}
 	switch {
 	case done && active == 0:
-		m.finish(a, Failed, ReasonCapacity, strings.Join(out, "; "))
+		m.finish(a, Failed, ReasonCapacity, "no target could go on: "+strings.Join(m.left(r), "; "))
 	case done:
-		m.succeed(a, active, out)
+		m.succeed(a, active, m.left(r))
 	case r.Paused == nil:
 		m.giveTurns(a)
 	}
@@ -141,8 +141,7 @@ func (m *machine) settleRolling(a *App) {
 // settleReturned lets a target whose node was lost take part again.
 func (m *machine) settleReturned(a *App, t *Target) {
 	r := a.Live
-	switch {
-	case t.Phase == TargetUnreachable && m.present(t) && t.Turn == 0:
+	if t.Phase == TargetUnreachable && m.present(t) && t.Turn == 0 {
 		if t.Proved(r.Release) {
 			m.rest(t, TargetActive)
 			t.Release = r.Release
@@ -151,8 +150,6 @@ func (m *machine) settleReturned(a *App, t *Target) {
 			m.prepare(t, r.Release)
 		}
 		m.note(r, t, NoteReturned, "", "%s is back", t.Node)
-	case t.Phase == TargetPrepared && !m.holds(t, r.Release):
-		m.rest(t, TargetPreparing)
 	}
 	m.settlePrepare(a, t)
 }
@@ -160,6 +157,22 @@ func (m *machine) settleReturned(a *App, t *Target) {
 // holds tells whether the release is on the disk of the target's node.
 func (m *machine) holds(t *Target, id ReleaseID) bool {
 	return slices.Contains(m.Placement(t.App, t.Node).Present, id)
+}
+
+// left names the targets that the rollout ends without.
+func (m *machine) left(r *Rollout) []string {
+	var out []string
+	for _, t := range m.targets(r) {
+		switch {
+		case t.Phase == TargetQuarantined:
+			out = append(out, fmt.Sprintf("%s is quarantined: %s", t.Node, t.Text))
+		case t.Phase == TargetUnreachable:
+			out = append(out, t.Node+" is unreachable")
+		case r.Status == RollingBack && t.Phase != TargetReverted && (!m.present(t) || !t.Proved(r.From)):
+			out = append(out, fmt.Sprintf("%s was not touched, but is not proved on it", t.Node))
+		}
+	}
+	return out
 }
 
 func (m *machine) succeed(a *App, active int, out []string) {
@@ -268,7 +281,7 @@ func (m *machine) mayLeave(t *Target) string {
 	switch {
 	case turns >= m.MaxUnavailable:
 		return strings.Join(names, ", ")
-	case m.down(t) || !t.InService:
+	case !t.InService || t.Seen.out():
 		return "" // it is out as it is: the pool loses nothing
 	case others+1 > m.MaxUnavailable:
 		return strings.Join(names, ", ")
@@ -296,7 +309,7 @@ func (m *machine) whyDown(t *Target) string {
 func (m *machine) giveTurn(a *App, t *Target) {
 	r := a.Live
 	m.LastTurn++
-	t.Turn, t.TurnBy = m.LastTurn, m.now.Add(a.Policy.TargetTimeout)
+	t.Turn, t.TurnBy, t.Before = m.LastTurn, m.now.Add(a.Policy.TargetTimeout), nil
 	r.Deadline = m.now.Add(a.Policy.ProgressTimeout)
 	if r.Status == RollingBack {
 		// Never undone: what cannot return stays out, quarantined.
@@ -335,9 +348,12 @@ func (m *machine) finishTurn(a *App, t *Target, o *Outcome) {
 			m.rest(t, TargetActive)
 		}
 	case !mine:
-		t.Reason, t.Text = o.Reason, o.Text
 		if t.Phase == TargetActivating || t.Phase == TargetReverting {
-			t.Phase = TargetQuarantined
+			if o.Reverted {
+				m.rest(t, TargetWaiting)
+				return
+			}
+			t.Phase, t.Reason, t.Text = TargetQuarantined, o.Reason, o.Text
 			m.note(a.Last, t, NoteQuarantined, o.Reason, "%s is left for a person: %s", t.Node, o.Text)
 		}
 	case o.OK:
@@ -380,12 +396,14 @@ func (m *machine) turnFailed(a *App, t *Target, o *Outcome) {
 		m.note(r, t, NoteRetry, o.Reason, "%s tries again in %s", t.Node, t.RetryAt.Sub(m.now))
 		return
 	}
-	if !o.Reverted || r.Kind == CatchUp {
+	switch {
+	case !o.Reverted || r.Kind == CatchUp:
 		m.quarantine(a, t)
-		return
-	}
-	// It still serves what it served: going on would leave it behind.
-	if r.Status == Rolling {
+		if o.Fault != ReleaseFault || r.Status != Rolling || r.Kind != Deploy {
+			return // the others may go on
+		}
+	case r.Status == Rolling:
+		// It still serves what it served: going on would leave it behind.
 		t.Phase = TargetPrepared
 	}
 	if o.Fault == ReleaseFault && r.Kind == Deploy {
@@ -439,7 +457,14 @@ func (m *machine) startReturn(a *App, ending Status, reason Reason, text string)
 				m.rest(t, TargetReverting)
 			}
 		case TargetPreparing, TargetPrepared:
-			m.restUntouched(a, t)
+			switch {
+			case t.Before != nil && (t.Release == r.From || t.Release == ""):
+				m.restUntouched(a, t)
+			case t.Proved(r.From):
+				m.rest(t, TargetReverted) // a turn failed here and was undone
+			default:
+				m.rest(t, TargetReverting) // left out, or on another release before
+			}
 		}
 	}
 }
@@ -448,7 +473,6 @@ func (m *machine) startReturn(a *App, ending Status, reason Reason, text string)
 func (m *machine) settleReturn(a *App) {
 	r := a.Live
 	done := true
-	var out []string
 	for _, t := range m.targets(r) {
 		if t.Phase == TargetUnreachable && m.present(t) && t.Turn == 0 {
 			m.note(r, t, NoteReturned, "", "%s is back", t.Node)
@@ -464,21 +488,13 @@ func (m *machine) settleReturn(a *App) {
 			done = false
 		case TargetReverted:
 			done = done && t.Turn == 0 && m.present(t) && t.Proved(r.From)
-		case TargetActive:
-			if !t.Proved(r.From) {
-				out = append(out, fmt.Sprintf("%s was not touched, but is not proved on it", t.Node))
-			}
-		case TargetQuarantined:
-			out = append(out, fmt.Sprintf("%s is quarantined: %s", t.Node, t.Text))
-		case TargetUnreachable:
-			out = append(out, t.Node+" is unreachable")
 		}
 	}
 	switch {
 	case done:
 		a.Current = r.From
 		text := r.Text + fmt.Sprintf("; %s serves again", a.short(r.From))
-		if len(out) > 0 {
+		if out := m.left(r); len(out) > 0 {
 			text += "; " + strings.Join(out, "; ")
 		}
 		m.finish(a, r.Ending, r.Reason, text)
@@ -500,7 +516,8 @@ func (m *machine) checkDeadlines(a *App) {
 		return
 	}
 	for i := range m.Targets {
-		if o := &m.Targets[i]; o.App != a.Name && o.Turn != 0 {
+		o := &m.Targets[i]
+		if l := m.App(o.App).Live; o.App != a.Name && o.Turn != 0 && l != nil && l.Paused == nil {
 			// It waits for another app of the pool, which has deadlines of its own.
 			r.Deadline = m.now.Add(a.Policy.timeout(r.Status))
 			return

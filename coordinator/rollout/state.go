@@ -30,6 +30,9 @@ type State struct {
 	Nodes          []Node      `json:"nodes"`
 	Placements     []Placement `json:"placements"`
 	Targets        []Target    `json:"targets"`
+	// Retired holds the number of the newest rollout of each app that was taken
+	// out of the configuration, so that none is given twice.
+	Retired map[string]int `json:"retired,omitempty"`
 }
 
 // App is one application of the pool.
@@ -224,11 +227,20 @@ type Target struct {
 	Text    string    `json:"text,omitempty"`
 	Tries   int       `json:"tries,omitempty"` // failed turns of this rollout
 	RetryAt time.Time `json:"retry_at,omitzero"`
+	// Before is where it stood before the live rollout, until that touches it.
+	Before *Standing `json:"before,omitempty"`
 	// InService: it served at one time, so that it is missed when it is out.
 	InService bool `json:"in_service,omitempty"`
 
 	// Observed.
 	Seen Sighting `json:"seen"`
+}
+
+// Standing is where an earlier rollout left a target.
+type Standing struct {
+	Phase  Phase  `json:"phase"`
+	Reason Reason `json:"reason,omitempty"`
+	Text   string `json:"text,omitempty"`
 }
 
 // Sighting is a target as its agent last reported it.
@@ -264,6 +276,12 @@ const (
 // belongs to it, the balancer has it in rotation, and it is not unhealthy.
 func (t Target) Proved(r ReleaseID) bool {
 	return t.Seen.Known && t.Seen.Release == r && t.Seen.Rotation == RotationIn && t.Seen.Health != Unhealthy
+}
+
+// out tells whether a sighting that is known says that the target does not
+// serve. One whose rotation is unknown may well serve.
+func (s Sighting) out() bool {
+	return s.Rotation == RotationOut || s.Rotation == RotationDraining || s.Health == Unhealthy
 }
 
 // down tells whether the target must be counted as out of rotation.

@@ -25,6 +25,7 @@ func Step(s State, ev Event) (State, []Effect, error) {
 		return s, nil, err
 	}
 	m.settle()
+	m.forgetPast()
 	return m.State, m.finishEffects(&s), nil
 }
 
@@ -33,7 +34,7 @@ type machine struct {
 	State
 	now   time.Time
 	notes []Effect
-	gone  []Changed // rollouts that left the state in this step
+	gone  []Changed // rollouts that ended in this step
 }
 
 func (m *machine) note(r *Rollout, t *Target, kind Note, reason Reason, format string, a ...any) {
@@ -72,16 +73,13 @@ func (m *machine) finishEffects(before *State) []Effect {
 		a := &m.Apps[i]
 		var was []*Rollout
 		if old := before.App(a.Name); old != nil {
-			was = []*Rollout{old.Live, old.Waiting, old.Last}
+			was = []*Rollout{old.Live, old.Waiting}
 		}
-		for _, r := range []*Rollout{a.Last, a.Live, a.Waiting} {
+		for _, r := range []*Rollout{a.Live, a.Waiting} {
 			if r == nil {
 				continue
 			}
 			i := slices.IndexFunc(was, func(o *Rollout) bool { return o != nil && o.ID == r.ID })
-			if r == a.Last && i >= 0 && was[i].Status.Final() {
-				continue
-			}
 			c := m.Changed(r)
 			if i < 0 || !reflect.DeepEqual(before.Changed(was[i]), c) {
 				effects = append(effects, c)
@@ -162,6 +160,21 @@ func (m *machine) settle() {
 	}
 }
 
+// forgetPast drops the instants of retrying that have come, whether or not
+// anything could be retried, so that no clock is set to them again.
+func (m *machine) forgetPast() {
+	for i := range m.Targets {
+		if t := &m.Targets[i]; !m.now.Before(t.RetryAt) {
+			t.RetryAt = time.Time{}
+		}
+	}
+	for i := range m.Placements {
+		if p := &m.Placements[i]; !m.now.Before(p.RetryAt) {
+			p.RetryAt = time.Time{}
+		}
+	}
+}
+
 func (m *machine) byAge() []*App {
 	apps := make([]*App, len(m.Apps))
 	for i := range m.Apps {
@@ -219,7 +232,7 @@ func (m *machine) startWaiting(a *App) bool {
 	}
 	a.Waiting = nil
 	if rel := a.Release(w.Release); w.Automatic && (w.Release == a.Current || rel == nil || rel.Bad != nil) {
-		m.drop(a, w, Superseded, ReasonSupersededBy, fmt.Sprintf("%s no longer needs to be deployed", a.short(w.Release)))
+		m.drop(a, w, Superseded, ReasonSupersededBy, fmt.Sprintf("%s is the current release by now, or was marked bad", a.short(w.Release)))
 		return true
 	}
 	m.start(a, w)
@@ -237,7 +250,7 @@ func (m *machine) startCatchUp(a *App) bool {
 	var order []TargetID
 	for i := range m.Targets {
 		t := &m.Targets[i]
-		if t.App != a.Name || t.Turn != 0 || !m.present(t) || (t.Phase != TargetUnreachable && t.Phase != TargetWaiting) {
+		if t.App != a.Name || t.Turn != 0 || !m.present(t) || (t.Phase != TargetUnreachable && t.Phase != TargetWaiting && !m.strayed(a, t)) {
 			continue
 		}
 		if t.Proved(a.Current) {
@@ -252,6 +265,19 @@ func (m *machine) startCatchUp(a *App) bool {
 	}
 	m.start(a, m.newRollout(a, CatchUp, a.Current, order, "lockstep", "not on the current release"))
 	return true
+}
+
+// strayed tells whether a target that was left well runs something else now:
+// its disk was replaced, or another hand changed it. One that is merely down is
+// not brought back by another activation.
+func (m *machine) strayed(a *App, t *Target) bool {
+	if t.Phase != TargetActive && t.Phase != TargetReverted {
+		return false
+	}
+	if t.Seen.Release == "" {
+		return !m.holds(t, a.Current)
+	}
+	return t.Seen.Release != a.Current
 }
 
 // newRollout numbers a rollout; the caller puts it in its place.
@@ -286,9 +312,10 @@ func (m *machine) start(a *App, r *Rollout) {
 	a.Live = r
 	r.Started = m.now
 	if r.Kind == Deploy {
-		r.From = a.stableFallback(r.Release)
+		r.From = a.fallback(r.Release)
 	}
 	for _, t := range m.targets(r) {
+		t.Before = &Standing{Phase: t.Phase, Reason: t.Reason, Text: t.Text}
 		m.rest(t, TargetPreparing)
 		m.prepare(t, r.Release)
 	}
@@ -358,7 +385,10 @@ func (m *machine) finish(a *App, s Status, reason Reason, text string) {
 		if t.Phase == TargetPreparing || t.Phase == TargetPrepared {
 			m.restUntouched(a, t)
 		}
+		t.Before = nil
 	}
+	// The record is made now: the next rollout may begin in this same step.
+	m.gone = append(m.gone, m.Changed(r))
 	a.Last, a.Live = r, nil
 }
 
@@ -369,11 +399,18 @@ func (m *machine) drop(a *App, r *Rollout, s Status, reason Reason, text string)
 	m.gone = append(m.gone, Changed{Rollout: *r.clone()})
 }
 
-// restUntouched returns a target that the rollout did not touch to where it stood.
+// restUntouched returns a target that waits for a turn to where it stood before
+// the live rollout. One that a failed turn has left out is left for a person.
 func (m *machine) restUntouched(a *App, t *Target) {
-	if t.Release != "" && t.Release == a.Current && t.InService {
+	b := t.Before
+	switch {
+	case b == nil && (!t.Seen.Known || t.Seen.Rotation != RotationIn):
+		m.quarantine(a, t)
+	case b != nil && b.Phase == TargetQuarantined:
+		t.Phase, t.Reason, t.Text = b.Phase, b.Reason, b.Text
+	case b != nil && t.Release == a.Current && (b.Phase == TargetActive || b.Phase == TargetReverted):
 		m.rest(t, TargetActive)
-	} else {
+	default:
 		m.rest(t, TargetWaiting)
 	}
 }
@@ -397,15 +434,18 @@ func (m *machine) markBad(a *App, r *Rollout, id ReleaseID, by string, reason Re
 	}
 }
 
-// stableFallback returns the release to return to from the given one.
-func (a *App) stableFallback(from ReleaseID) ReleaseID {
-	if rel := a.Release(a.Current); rel != nil && rel.Stable && rel.Bad == nil && rel.ID != from {
+// fallback returns the release to return to when the given one fails: the
+// current one, which every target that could be reached has served, or, if that
+// is the same or bad, the last stable one before it.
+func (a *App) fallback(release ReleaseID) ReleaseID {
+	if rel := a.Release(a.Current); rel != nil && rel.Bad == nil && rel.ID != release {
 		return rel.ID
 	}
-	if id := a.StableBefore(a.Current); id != from {
-		return id
+	id := a.StableBefore(a.Current)
+	if id == release {
+		id = a.StableBefore(release)
 	}
-	return ""
+	return id
 }
 
 // short renders a release for a sentence.

@@ -1,0 +1,337 @@
+package sim
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
+)
+
+// hearsay is what the newest report said of a target.
+type hearsay int
+
+const (
+	silent  hearsay = iota // nothing since the coordinator started, or given up
+	serving                // in rotation, and not unhealthy
+	outside                // not so
+	unsure                 // the balancer could not be asked
+)
+
+// knowledge is what the engine can know of a target.
+type knowledge struct {
+	now    hearsay
+	runs   rollout.ReleaseID // the release that it truly ran when that was sent
+	missed bool              // it was said to serve since it was configured
+}
+
+func (c *coordinator) knows(node, app int) *knowledge { return &c.told[node*c.w.plan.Apps+app] }
+
+func (c *coordinator) forget() {
+	for i := range c.told {
+		c.told[i].now = silent
+	}
+}
+
+// learn takes note of a report that is about to be given to the engine.
+func (c *coordinator) learn(n *node, m message) {
+	for _, pr := range m.report {
+		for _, tr := range pr.Targets {
+			k := c.knows(n.index, appIndex(pr.App))
+			k.runs = tr.Release
+			switch {
+			case tr.Health == rollout.Unhealthy, tr.Rotation == rollout.RotationOut, tr.Rotation == rollout.RotationDraining:
+				k.now = outside
+			case tr.Rotation == rollout.RotationIn:
+				k.now = serving
+			default:
+				k.now = unsure
+			}
+			k.missed = k.missed || tr.Rotation == rollout.RotationIn || (tr.Outcome != nil && tr.Outcome.OK && tr.Rotation != rollout.RotationUnknown)
+		}
+	}
+}
+
+// eachTarget visits the configured targets.
+func (c *coordinator) eachTarget(do func(i, app int, t *target)) {
+	for i, n := range c.w.nodes {
+		for app, t := range n.targets {
+			if c.config[i] {
+				do(i, app, t)
+			}
+		}
+	}
+}
+
+// check looks at the state after a step.
+func (c *coordinator) check(before *rollout.State, ev rollout.Event, effects []rollout.Effect) {
+	c.checkTurns(before, ev)
+	if len(effects) > 0 || c.w.plan.Seed%4 == 0 {
+		c.checkGenerations(before, effects)
+	}
+	for i := range c.state.Apps {
+		c.checkApp(before, &c.state.Apps[i])
+	}
+	c.checkRecords()
+}
+
+// checkTurns judges every turn that the step gave.
+func (c *coordinator) checkTurns(before *rollout.State, ev rollout.Event) {
+	s := &c.state
+	for i := range s.Targets {
+		t := &s.Targets[i]
+		old := before.Target(t.ID)
+		if t.Turn == 0 || (old != nil && old.Turn == t.Turn) {
+			continue
+		}
+		c.turns++
+		if t.Turn <= before.LastTurn {
+			c.w.fail("turn-number", "%s got turn %d, which was given before", t.ID, t.Turn)
+		}
+		if rel := s.App(t.App).Release(t.Release); rel != nil && rel.Bad != nil && s.App(t.App).Live.Automatic {
+			c.w.fail("bad-release", "automation gives %s a turn to %s, which is bad", t.ID, t.Release)
+		}
+		c.checkHasRelease(t)
+		if old != nil && old.Turn != 0 {
+			c.free[t.Turn] = c.free[old.Turn]
+			continue // turned round: the same leave
+		}
+		c.checkLeave(t)
+	}
+	_, config := ev.(rollout.Configured)
+	turns := 0
+	for i := range s.Targets {
+		if s.Targets[i].Turn != 0 {
+			turns++
+		}
+	}
+	if turns > s.MaxUnavailable && !config {
+		c.w.fail("max-unavailable", "%d turns are out", turns)
+	}
+}
+
+// checkLeave judges a turn by what the engine was told.
+func (c *coordinator) checkLeave(t *rollout.Target) {
+	var self *knowledge
+	others, names := 0, ""
+	c.eachTarget(func(i, app int, o *target) {
+		k := c.knows(i, app)
+		if o.id == t.ID {
+			self = k
+			return
+		}
+		if c.state.Target(o.id).Turn != 0 || (k.missed && k.now != serving) {
+			others++
+			names += " " + string(o.id)
+		}
+	})
+	if self.now == silent {
+		c.w.fail("max-unavailable", "%s got a turn, but nothing is known of it", t.ID)
+	}
+	if self.now == outside || !self.missed {
+		c.free[t.Turn] = true
+		return
+	}
+	if others+1 > c.state.MaxUnavailable {
+		c.w.fail("max-unavailable", "%s got a turn while these are out or unknown:%s", t.ID, names)
+	}
+}
+
+// out tells whether the agent took the app's target out and has not brought it
+// back.
+func (a *agent) out(app int) bool {
+	j, t := a.journal.apps[app], a.n.targets[app]
+	return t.drained || (j.work != nil && j.work.step != stepSnapshot && j.work.step != stepDrain && j.work.step != stepSoak && !t.serves())
+}
+
+// checkDrain judges a drain by what is, at the moment when it begins.
+func (c *coordinator) checkDrain(t *target, turn uint64) {
+	if !t.serves() || c.free[turn] || !c.config[t.n.index] || t.strange {
+		return
+	}
+	others, names := 0, ""
+	c.eachTarget(func(i, app int, o *target) {
+		if o != t && !o.strange && c.knows(i, app).missed && o.n.agent.out(app) {
+			others++
+			names += " " + string(o.id)
+		}
+	})
+	if others+1 > c.w.plan.MaxUnavailable {
+		c.w.fail("max-unavailable", "%s is drained in turn %d while we keep these out:%s", t.id, turn, names)
+	}
+}
+
+// checkHasRelease judges that everything was prepared before the first turn.
+func (c *coordinator) checkHasRelease(t *rollout.Target) {
+	r := c.state.App(t.App).Live
+	if r == nil {
+		c.w.fail("turn-without-rollout", "%s got a turn in no rollout", t.ID)
+		return
+	}
+	if r.Status != rollout.Rolling {
+		return
+	}
+	c.eachTarget(func(i, app int, o *target) {
+		st := c.state.Target(o.id)
+		if st.App != t.App || !slices.Contains(r.Order, o.id) || o.has(r.Release) || c.w.nodes[i].wiped != 0 {
+			return
+		}
+		if st.Phase == rollout.TargetUnreachable || st.Phase == rollout.TargetQuarantined || c.returned(o.id, r) {
+			return
+		}
+		c.w.fail("prepared-first", "%s got a turn to %s, which %s does not have", t.ID, r.Release, o.n.name)
+	})
+}
+
+// returned tells whether the target came back in the middle of the rollout.
+func (c *coordinator) returned(id rollout.TargetID, r *rollout.Rollout) bool {
+	return slices.Contains(c.late[r.ID], id)
+}
+
+// checkGenerations judges that what agents are to do is never told under an
+// old number.
+func (c *coordinator) checkGenerations(before *rollout.State, effects []rollout.Effect) {
+	s := &c.state
+	for i := range s.Placements {
+		p := &s.Placements[i]
+		old := before.Placement(p.App, p.Node)
+		was, _, ok := before.Wanted(p.App, p.Node)
+		now, _, _ := s.Wanted(p.App, p.Node)
+		switch {
+		case old != nil && p.Generation < old.Generation, p.Generation > s.Generation, p.Generation == 0:
+			c.w.fail("generation", "that of %s on %s is %d", p.App, p.Node, p.Generation)
+		case ok && p.Generation == old.Generation && !reflect.DeepEqual(was, now):
+			c.w.fail("generation", "the assignment of %s on %s changed under generation %d", p.App, p.Node, p.Generation)
+		case (old == nil || p.Generation != old.Generation) && !slices.Contains(effects, rollout.Effect(rollout.Assign{App: p.App, Node: p.Node, Generation: p.Generation})):
+			c.w.fail("generation", "nobody is told of generation %d of %s on %s", p.Generation, p.App, p.Node)
+		}
+	}
+}
+
+// checkApp judges one app's rollouts.
+func (c *coordinator) checkApp(before *rollout.State, a *rollout.App) {
+	old := before.App(a.Name)
+	if old == nil {
+		return
+	}
+	if a.Live != nil && a.Live.Status.Final() {
+		c.w.fail("one-live", "%s is live and %s", a.Live.ID, a.Live.Status)
+	}
+	if r := a.Live; r != nil && r.Status == rollout.Rolling {
+		for _, id := range r.Order {
+			t, o := c.state.Target(id), before.Target(id)
+			if o != nil && o.Phase == rollout.TargetUnreachable && t.Phase != o.Phase && !c.returned(id, r) {
+				c.late[r.ID] = append(c.late[r.ID], id)
+			}
+			if o != nil && o.Phase == rollout.TargetQuarantined && t.Phase != o.Phase && !c.returned(id, r) {
+				c.late[r.ID] = append(c.late[r.ID], id)
+			}
+		}
+	}
+	if r := a.Last; r != nil && (old.Last == nil || old.Last.ID != r.ID) {
+		c.checkFinished(a, r)
+	}
+}
+
+// checkFinished judges a rollout that has just ended.
+func (c *coordinator) checkFinished(a *rollout.App, r *rollout.Rollout) {
+	goal := r.Release
+	switch {
+	case r.Status == rollout.Succeeded:
+	case r.Ending != "":
+		goal = r.From
+	default:
+		return
+	}
+	if a.Current != goal {
+		c.w.fail("finished-proved", "%s is %s, but the current release is %s, not %s", r.ID, r.Status, a.Current, goal)
+	}
+	for i, n := range c.w.nodes {
+		for app, t := range n.targets {
+			if !c.config[i] || appName(app) != a.Name || !slices.Contains(r.Order, t.id) {
+				continue
+			}
+			k := c.knows(i, app)
+			if k.now == serving && k.runs == goal {
+				continue
+			}
+			if !strings.Contains(r.Text, n.name+" is ") && !strings.Contains(r.Text, n.name+" was ") {
+				c.w.fail("finished-proved", "%s is %s (%s), but %s is not known to serve %s, and is not named", r.ID, r.Status, r.Text, t.id, goal)
+			}
+		}
+	}
+}
+
+// checkChange judges how a rollout's record may change.
+func (c *coordinator) checkChange(old *rollout.Rollout, ch *rollout.Changed) {
+	r := &ch.Rollout
+	switch {
+	case old.Status.Final():
+		c.w.fail("final", "%s was %s and is %s", r.ID, old.Status, r.Status)
+	case r.Status == rollout.RollingBack && r.Kind != rollout.Deploy:
+		c.w.fail("rollback-of-rollback", "%s is a %s and is rolled back", r.ID, r.Kind)
+	case old.Status == rollout.RollingBack && r.Status != rollout.RollingBack && r.Status != old.Ending && r.Reason != rollout.ReasonRemoved:
+		c.w.fail("rollback-of-rollback", "%s was rolling back to end %s and is %s", r.ID, old.Ending, r.Status)
+	}
+}
+
+// checkRecords judges that no rollout is forgotten.
+func (c *coordinator) checkRecords() {
+	open := map[rollout.RolloutID]bool{}
+	for i := range c.state.Apps {
+		a := &c.state.Apps[i]
+		for _, r := range []*rollout.Rollout{a.Live, a.Waiting} {
+			if r != nil {
+				open[r.ID] = true
+				if k, ok := c.index[r.ID]; !ok || !reflect.DeepEqual(c.records[k], *r) {
+					c.w.fail("recorded", "%s is not recorded as it is", r.ID)
+				}
+			}
+		}
+	}
+	for i := range c.records {
+		if r := &c.records[i]; !r.Status.Final() && !open[r.ID] {
+			c.w.fail("recorded", "%s is forgotten while it is %s", r.ID, r.Status)
+		}
+	}
+}
+
+// checkAccepted judges that a request that was taken has a rollout.
+func (c *coordinator) checkAccepted(ev rollout.DeployRequested, known int) {
+	for _, r := range c.records[known:] {
+		if r.Release == ev.Release.ID {
+			return
+		}
+	}
+	c.w.fail("accepted", "%s was taken, but no rollout is recorded for it", ev.Release.ID)
+}
+
+func (c *coordinator) stats() Stats {
+	s := Stats{Steps: len(c.events), Turns: c.turns, Rollouts: len(c.records), Statuses: map[rollout.Status]int{}}
+	for i := range c.records {
+		s.Statuses[c.records[i].Status]++
+	}
+	return s
+}
+
+func describe(s *rollout.State) string {
+	var b strings.Builder
+	for i := range s.Apps {
+		a := &s.Apps[i]
+		fmt.Fprintf(&b, "%s: current %q", a.Name, a.Current)
+		if r := a.Live; r != nil {
+			fmt.Fprintf(&b, ", %s %s to %s, blocked %q", r.ID, r.Status, r.Release, r.Blocked)
+			if r.Paused != nil {
+				fmt.Fprintf(&b, ", paused: %s", r.Paused.Text)
+			}
+		}
+		for j := range s.Targets {
+			if t := &s.Targets[j]; t.App == a.Name {
+				fmt.Fprintf(&b, "\n  %s %s release %q turn %d seen %+v", t.ID, t.Phase, t.Release, t.Turn, t.Seen)
+			}
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,171 @@
+package sim
+
+import (
+	"errors"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
+)
+
+// apply does one operation of the plan.
+func (w *world) apply(o Op) {
+	w.log("> %s", o)
+	n, app := w.nodes[o.Node], appName(o.App)
+	t := n.targets[o.App]
+	switch o.Kind {
+	case OpPush:
+		w.push(o.App, w.newCommit(o.App, w.head[o.App], o.Bad, o.On))
+	case OpForcePush:
+		parent := w.head[o.App]
+		if parent != nil {
+			parent = parent.parent
+		}
+		w.push(o.App, w.newCommit(o.App, parent, o.Bad, o.On))
+	case OpOldPush, OpDeploy:
+		c := w.head[o.App]
+		for range o.Back {
+			if c != nil && c.parent != nil {
+				c = c.parent
+			}
+		}
+		if c != nil {
+			_, _ = w.co.deploy(o.App, c, o.Kind == OpOldPush)
+		}
+	case OpRollback:
+		w.request(rollout.RollbackRequested{At: w.time(), App: app, By: "ann"})
+	case OpPause:
+		w.request(rollout.PauseRequested{At: w.time(), App: app, By: "ann"})
+	case OpResume:
+		w.request(rollout.ResumeRequested{At: w.time(), App: app, By: "ann"})
+	case OpAbort:
+		w.request(rollout.AbortRequested{At: w.time(), App: app, By: "ann"})
+	case OpRetry:
+		w.request(rollout.RetryRequested{At: w.time(), App: app, By: "ann"})
+	case OpHold:
+		h := rollout.HoldRequested{At: w.time(), App: app, By: "ann", Reason: "maintenance"}
+		if o.For > 0 {
+			h.Until = w.time().Add(o.For)
+		}
+		w.request(h)
+	case OpUnhold:
+		w.request(rollout.UnholdRequested{At: w.time(), App: app, By: "ann"})
+	case OpRemoveNode, OpAddNode:
+		w.setNode(o.Node, o.Kind == OpAddNode)
+	case OpAgentCrash:
+		n.agent.crash()
+		w.after(o.For, n.agent.start)
+	case OpCrashAtStep:
+		n.agent.crashS, n.agent.crashL, n.agent.crashF = o.Step, o.Late, o.For
+	case OpPower:
+		n.powerOff()
+		w.after(o.For, n.powerOn)
+	case OpWipe:
+		n.wipe()
+		w.after(o.For, n.powerOn)
+	case OpCut:
+		n.cutTil = w.now + o.For
+	case OpCoordinator:
+		w.co.crash, w.co.crashL, w.co.crashF = true, o.Late, o.For
+	case OpDiskFull:
+		n.fullTil = w.now + o.For
+	case OpRefuse:
+		t.refuses = w.now + o.For
+	case OpAway:
+		w.awayTil = w.now + o.For
+	case OpLie:
+		t.lies = w.now + o.For
+	case OpStale:
+		t.staleWas = t.says() == rollout.RotationIn
+		t.stale = w.now + o.For
+	case OpForget:
+		t.drained = false
+	case OpAppCrash:
+		t.stop()
+		w.after(o.For, func() {
+			if n.powered && t.running == "" && t.link != "" {
+				t.restart()
+			}
+		})
+	}
+}
+
+func (w *world) request(ev rollout.Event) { _ = w.co.handle(ev) }
+
+// setNode adds a node to the configuration or takes it out.
+func (w *world) setNode(i int, in bool) {
+	c := w.co
+	if c.config[i] == in || !c.up {
+		return
+	}
+	if !in {
+		left := 0
+		for _, ok := range c.config {
+			if ok {
+				left++
+			}
+		}
+		if left == 1 {
+			return
+		}
+	}
+	c.config[i] = in
+	if in {
+		c.heard[i] = w.now
+	}
+	c.configure()
+}
+
+// push moves the branch. The webhook may be lost; the branch is polled too.
+func (w *world) push(app int, c *commit) {
+	w.head[app], w.pushed[app] = c, c
+	if w.rng.IntN(5) > 0 {
+		w.after(w.between(100*time.Millisecond, 2*time.Second), func() { w.co.seen(app) })
+	}
+}
+
+// pollBranch looks at the branch once a minute.
+func (c *coordinator) pollBranch(app, life int) {
+	c.w.after(c.w.between(time.Second, time.Minute), func() {
+		if c.up && c.life == life {
+			c.seen(app)
+			c.pollBranch(app, life)
+		}
+	})
+}
+
+// seen asks for the head of the branch, until that was decided on.
+func (c *coordinator) seen(app int) {
+	want := c.w.pushed[app]
+	if want == nil || !c.up {
+		return
+	}
+	if err, _ := c.deploy(app, want, true); !errors.Is(err, errLost) && c.w.pushed[app] == want {
+		c.w.pushed[app] = nil
+	}
+}
+
+// deploy asks for a commit, as the runner does: with what it found out of git.
+func (c *coordinator) deploy(app int, want *commit, automatic bool) (error, bool) {
+	ev := rollout.DeployRequested{
+		At: c.w.time(), App: appName(app), Release: rollout.Release{ID: want.id, SHA: want.sha, Subject: "made"},
+		By: "ann", Automatic: automatic,
+	}
+	a := c.state.App(ev.App)
+	if automatic {
+		ev.By, ev.Cause = "github", "push"
+		for _, r := range a.Releases {
+			if other := c.w.commit(app, r.ID); other != want && other.contains(want) {
+				ev.ContainedIn = append(ev.ContainedIn, r.ID)
+			}
+		}
+		if cur := c.w.commit(app, a.Current); cur != nil {
+			ev.Diverged = !cur.contains(want) && !want.contains(cur)
+		}
+	}
+	n := len(c.records)
+	err, up := c.step(ev)
+	if err == nil && c.w.bad == nil {
+		c.checkAccepted(ev, n)
+	}
+	return err, up
+}

@@ -1,0 +1,215 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Plan is one made world and all that happens in it.
+type Plan struct {
+	Seed           uint64
+	Nodes          int
+	Apps           int
+	MaxUnavailable int
+	Retries        int
+	AutoRollback   bool
+	Canary         bool
+	// Chances out of 1000, while faults last.
+	Loss, Repeat, Late int
+	Ops                []Op
+	Faulty             time.Duration // after it everything heals
+}
+
+// OpKind names what an operation does.
+type OpKind string
+
+// Operations. Those of the first group are requests, of the second faults.
+const (
+	OpPush       OpKind = "push"       // a new commit, on top of the branch
+	OpOldPush    OpKind = "old-push"   // an older commit is asked for by automation
+	OpForcePush  OpKind = "force-push" // a commit beside the branch
+	OpDeploy     OpKind = "deploy"     // a person asks for a commit
+	OpRollback   OpKind = "rollback"
+	OpPause      OpKind = "pause"
+	OpResume     OpKind = "resume"
+	OpAbort      OpKind = "abort"
+	OpRetry      OpKind = "retry"
+	OpHold       OpKind = "hold"
+	OpUnhold     OpKind = "unhold"
+	OpRemoveNode OpKind = "remove-node"
+	OpAddNode    OpKind = "add-node"
+
+	OpAgentCrash  OpKind = "agent-crash"
+	OpCrashAtStep OpKind = "agent-crash-at-step"
+	OpPower       OpKind = "power-loss"
+	OpWipe        OpKind = "disk-replaced"
+	OpCut         OpKind = "link-cut"
+	OpCoordinator OpKind = "coordinator-crash"
+	OpDiskFull    OpKind = "disk-full"
+	OpRefuse      OpKind = "balancer-refuses"
+	OpAway        OpKind = "balancer-away"
+	OpLie         OpKind = "balancer-lies"
+	OpStale       OpKind = "balancer-stale"
+	OpForget      OpKind = "balancer-forgets"
+	OpAppCrash    OpKind = "app-crash"
+)
+
+// Op is one operation of a plan.
+type Op struct {
+	At   time.Duration
+	Kind OpKind
+	Node int
+	App  int
+	For  time.Duration // how long the fault lasts
+	Back int           // how many commits before the head
+	Bad  badness       // of a pushed commit
+	On   uint          // the nodes on which it is bad, as a bit set
+	Step step          // at which the agent crashes
+	Late bool          // crash after the action instead of before it
+}
+
+// badness is what is wrong with a commit.
+type badness string
+
+const (
+	good       badness = ""
+	noBuild    badness = "does-not-build"
+	noStart    badness = "does-not-start"
+	unhealthy  badness = "never-healthy"
+	failsSoak  badness = "fails-in-soak"
+	failsLater badness = "fails-later"
+)
+
+// NewPlan makes the plan of a seed.
+func NewPlan(seed uint64) Plan {
+	r := rand.New(rand.NewPCG(seed, 0x10c5))
+	p := Plan{
+		Seed: seed, Nodes: 1 + r.IntN(5), Apps: 1 + r.IntN(2), MaxUnavailable: 1,
+		Retries: r.IntN(3), AutoRollback: r.IntN(8) > 0, Canary: r.IntN(3) == 0,
+		Faulty: time.Duration(4+r.IntN(7)) * time.Minute,
+	}
+	if r.IntN(3) == 0 {
+		p.MaxUnavailable = 2
+	}
+	if r.IntN(2) == 0 {
+		p.Loss, p.Repeat, p.Late = r.IntN(250), r.IntN(200), r.IntN(250)
+	}
+	for app := range p.Apps {
+		if r.IntN(10) > 0 {
+			p.Ops = append(p.Ops, Op{At: time.Duration(1+r.IntN(20)) * time.Second, Kind: OpPush, App: app})
+		}
+	}
+	for range 3 + r.IntN(14) {
+		p.Ops = append(p.Ops, randomOp(r, &p))
+	}
+	slices.SortStableFunc(p.Ops, func(a, b Op) int { return int(a.At - b.At) })
+	return p
+}
+
+// weights says how often each kind of operation is drawn.
+var weights = []struct {
+	kind OpKind
+	n    int
+}{
+	{OpPush, 34}, {OpOldPush, 4}, {OpForcePush, 3}, {OpDeploy, 8}, {OpRollback, 8}, {OpPause, 4}, {OpResume, 4},
+	{OpAbort, 8}, {OpRetry, 6}, {OpHold, 4}, {OpUnhold, 4}, {OpRemoveNode, 4}, {OpAddNode, 4},
+	{OpAgentCrash, 8}, {OpCrashAtStep, 12}, {OpPower, 12}, {OpWipe, 4}, {OpCut, 12}, {OpCoordinator, 14},
+	{OpDiskFull, 5}, {OpRefuse, 6}, {OpAway, 5}, {OpLie, 4}, {OpStale, 5}, {OpForget, 4}, {OpAppCrash, 9},
+}
+
+func randomOp(r *rand.Rand, p *Plan) Op {
+	total := 0
+	for _, w := range weights {
+		total += w.n
+	}
+	n := r.IntN(total)
+	op := Op{Node: r.IntN(p.Nodes), App: r.IntN(p.Apps), On: uint(1<<p.Nodes - 1)}
+	for _, w := range weights {
+		if n -= w.n; n < 0 {
+			op.Kind = w.kind
+			break
+		}
+	}
+	op.At = 20*time.Second + time.Duration(r.Int64N(int64(p.Faulty-20*time.Second))).Truncate(100*time.Millisecond)
+	switch op.Kind {
+	case OpPush, OpForcePush:
+		if r.IntN(2) == 0 {
+			op.Bad = []badness{noBuild, noStart, unhealthy, unhealthy, failsSoak, failsLater}[r.IntN(6)]
+			if r.IntN(3) == 0 {
+				op.On = 1 << r.IntN(p.Nodes)
+			}
+		}
+	case OpOldPush, OpDeploy:
+		op.Back = r.IntN(4)
+	case OpHold:
+		if r.IntN(2) == 0 {
+			op.For = time.Duration(10+r.IntN(120)) * time.Second
+		}
+	case OpCrashAtStep:
+		op.Step, op.Late = forward[r.IntN(len(forward)-1)], r.IntN(2) == 0
+		op.For = time.Duration(1+r.IntN(90)) * time.Second
+	case OpCoordinator:
+		op.Late = r.IntN(2) == 0
+		op.For = time.Duration(1+r.IntN(40)) * time.Second
+	default:
+		op.For = time.Duration(1+r.IntN(150)) * time.Second
+	}
+	return op
+}
+
+// String renders the plan as a script that can be read.
+func (p Plan) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d: %d nodes, %d apps, max_unavailable %d, retries %d, auto_rollback %t, canary %t\n",
+		p.Seed, p.Nodes, p.Apps, p.MaxUnavailable, p.Retries, p.AutoRollback, p.Canary)
+	fmt.Fprintf(&b, "messages, of 1000: %d lost, %d repeated, %d late; everything heals at %s\n", p.Loss, p.Repeat, p.Late, p.Faulty)
+	for _, o := range p.Ops {
+		fmt.Fprintf(&b, "  %8s  %s\n", o.At, o)
+	}
+	return b.String()
+}
+
+// String renders the operation as one line of a script.
+func (o Op) String() string {
+	s := string(o.Kind)
+	switch o.Kind {
+	case OpPush, OpForcePush:
+		s += " " + appName(o.App)
+		if o.Bad != good {
+			s += fmt.Sprintf(" %s on nodes %b", o.Bad, o.On)
+		}
+	case OpOldPush, OpDeploy:
+		s += fmt.Sprintf(" %s, %d commits back", appName(o.App), o.Back)
+	case OpRollback, OpPause, OpResume, OpAbort, OpRetry, OpUnhold:
+		s += " " + appName(o.App)
+	case OpHold:
+		s += " " + appName(o.App)
+	case OpCoordinator:
+		s += when(o.Late) + "the commit"
+	case OpAway:
+	case OpCrashAtStep:
+		s += " " + nodeName(o.Node) + when(o.Late) + string(o.Step)
+	case OpAppCrash, OpLie, OpStale, OpForget, OpRefuse:
+		s += " " + appName(o.App) + "@" + nodeName(o.Node)
+	default:
+		s += " " + nodeName(o.Node)
+	}
+	if o.For > 0 {
+		s += " for " + o.For.String()
+	}
+	return s
+}
+
+func when(late bool) string {
+	if late {
+		return " after "
+	}
+	return " before "
+}
+
+func nodeName(i int) string { return fmt.Sprintf("web%d", i+1) }
+
+func appName(i int) string { return []string{"shop", "mail"}[i] }

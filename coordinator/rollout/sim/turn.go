@@ -1,0 +1,254 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
+)
+
+// step is one step of a turn.
+type step string
+
+// Steps, and those that undo them.
+const (
+	stepSnapshot step = "snapshot"
+	stepDrain    step = "drain"
+	stepSwitch   step = "switch"
+	stepRestart  step = "restart"
+	stepVerify   step = "verify"
+	stepRejoin   step = "rejoin"
+	stepSoak     step = "soak"
+	undoDrain    step = "undo-drain"
+	undoSwitch   step = "undo-switch"
+	undoRestart  step = "undo-restart"
+	undoVerify   step = "undo-verify"
+	undoRejoin   step = "undo-rejoin"
+	done         step = "done"
+)
+
+var (
+	forward  = []step{stepSnapshot, stepDrain, stepSwitch, stepRestart, stepVerify, stepRejoin, stepSoak, done}
+	backward = []step{undoDrain, undoSwitch, undoRestart, undoVerify, undoRejoin, done}
+)
+
+func next(s step) step {
+	for _, list := range [][]step{forward, backward} {
+		for i, x := range list[:len(list)-1] {
+			if x == s {
+				return list[i+1]
+			}
+		}
+	}
+	return done
+}
+
+func before(s step) step {
+	if s == undoRejoin {
+		return undoVerify
+	}
+	return stepVerify
+}
+
+// work is the journaled turn in progress.
+type work struct {
+	turn              uint64
+	release, fallback rollout.ReleaseID
+	soak              time.Duration
+	step              step
+	switched          bool
+	undo              bool
+	revoked           bool
+	waited            time.Duration // in this step, for what is not yet so
+	fault             rollout.Fault
+	reason            rollout.Reason
+	text              string
+}
+
+// step takes the next step of the turn: it is begun, done after a while, and
+// journaled a moment later, so that a crash can fall between any two of these.
+func (a *agent) step(app int) {
+	j, l, w := a.journal.apps[app], a.lanes[app], a.n.w
+	s := j.work.step
+	l.busy = true
+	if a.crashes(s, false) {
+		return
+	}
+	d := w.between(200*time.Millisecond, 2*time.Second)
+	switch s {
+	case stepSoak:
+		d = j.work.soak
+	case stepVerify, undoVerify:
+		d = startup + w.between(0, 2*time.Second)
+	}
+	a.after(d, func() {
+		then := a.act(app, s)
+		if a.crashes(s, true) {
+			return
+		}
+		a.after(10*time.Millisecond, func() {
+			l.busy = false
+			if wk := j.work; wk.step == s && then != s {
+				wk.step, wk.waited = then, 0
+			}
+			if j.work.step == done {
+				a.finishTurn(app)
+			}
+			a.advance(app)
+			a.changed()
+		})
+	})
+}
+
+// crashes ends the agent if the plan says so at this step.
+func (a *agent) crashes(s step, late bool) bool {
+	if a.crashS != s || a.crashL != late {
+		return false
+	}
+	a.n.w.log("%s: crash at %s", a.n.name, s)
+	d := a.crashF
+	a.crash()
+	a.n.w.after(d, a.start)
+	return true
+}
+
+// act does the step and returns the one that comes then: the same one again if
+// what it waits for is not so yet.
+func (a *agent) act(app int, s step) step {
+	j, t, w := a.journal.apps[app], a.n.targets[app], a.n.w
+	wk := j.work
+	if wk.step != s {
+		return wk.step
+	}
+	away := w.now < w.awayTil || w.now < t.refuses
+	switch s {
+	case stepDrain:
+		switch {
+		case w.now < t.refuses:
+			return a.undo(app, rollout.NodeFault, "balancer_refused", "the balancer refuses to drain it")
+		case away:
+			return a.undo(app, rollout.NodeFault, "balancer_failed", "the balancer does not answer")
+		}
+		a.drain(t, wk)
+	case stepSwitch:
+		if !t.has(wk.release) {
+			return a.undo(app, rollout.NodeFault, "release_missing", "the release is not on the disk")
+		}
+		t.link, wk.switched = wk.release, true
+	case stepRestart:
+		t.restart()
+		if t.running == "" {
+			return a.undo(app, rollout.ReleaseFault, "start_failed", "the unit does not start")
+		}
+	case stepVerify:
+		if t.running != wk.release || !t.healthy() {
+			if wk.patient(12*time.Second, 2*time.Second) {
+				return s
+			}
+			return a.undo(app, rollout.ReleaseFault, "unhealthy", "no health check passed in 12s")
+		}
+	case stepRejoin:
+		if t.running != wk.release || !t.healthy() {
+			return stepVerify
+		}
+		if !away {
+			a.rejoin(t, wk.release)
+		}
+		if t.says() != rollout.RotationIn {
+			if wk.patient(20*time.Second, 2*time.Second) {
+				return s
+			}
+			return a.undo(app, rollout.NodeFault, "rejoin_timeout", "the balancer does not call it healthy")
+		}
+	case stepSoak:
+		if t.running != wk.release || !t.healthy() {
+			return a.undo(app, rollout.ReleaseFault, "soak_failed", "it became unhealthy in rotation")
+		}
+		if t.says() != rollout.RotationIn {
+			return stepRejoin
+		}
+	case undoDrain:
+		if t.running != "" && t.healthy() && (!wk.switched || (t.running == wk.fallback && t.link == wk.fallback)) {
+			return undoRejoin // it goes back in as it is
+		}
+		if !away {
+			a.drain(t, wk)
+		}
+		if wk.fallback == "" {
+			return done
+		}
+	case undoSwitch:
+		if !t.has(wk.fallback) {
+			wk.text += "; the fallback is missing"
+			return done
+		}
+		t.link = wk.fallback
+	case undoRestart:
+		t.restart()
+	case undoVerify:
+		if t.running != wk.fallback || !t.healthy() {
+			if wk.patient(12*time.Second, 2*time.Second) {
+				return s
+			}
+			wk.text += "; the fallback is not healthy"
+			return done
+		}
+	case undoRejoin:
+		if !away && t.running != "" && t.healthy() {
+			a.rejoin(t, t.running)
+		}
+		if t.says() != rollout.RotationIn && wk.patient(20*time.Second, 2*time.Second) {
+			return s
+		}
+	}
+	return next(s)
+}
+
+// patient tells whether the step may still wait.
+func (wk *work) patient(limit, more time.Duration) bool {
+	wk.waited += more
+	return wk.waited < limit
+}
+
+// drain tells the balancer to give the target no more work.
+func (a *agent) drain(t *target, wk *work) {
+	if t.drained {
+		return
+	}
+	a.n.w.co.checkDrain(t, wk.turn)
+	if a.n.w.now >= t.lies {
+		t.drained = true
+	}
+	a.n.w.log("%s: drained in turn %d", t.id, wk.turn)
+}
+
+// rejoin puts the target back into rotation.
+func (a *agent) rejoin(t *target, id rollout.ReleaseID) {
+	if t.running != id || !t.healthy() {
+		a.n.w.fail("rejoin-unproved", "%s rejoins on %q, which is not what is proved there", t.id, id)
+	}
+	t.drained, t.strange = false, false
+}
+
+// undo turns the turn round.
+func (a *agent) undo(app int, fault rollout.Fault, reason rollout.Reason, text string) step {
+	wk := a.journal.apps[app].work
+	if !wk.undo {
+		a.n.w.log("%s: turn %d is undone: %s", a.n.targets[app].id, wk.turn, text)
+		wk.undo, wk.fault, wk.reason, wk.text, wk.waited = true, fault, reason, text, 0
+	}
+	wk.step = undoDrain
+	return undoDrain
+}
+
+// finishTurn journals the outcome of the turn.
+func (a *agent) finishTurn(app int) {
+	j, t := a.journal.apps[app], a.n.targets[app]
+	wk := j.work
+	o := &rollout.Outcome{Turn: wk.turn, OK: !wk.undo}
+	if wk.undo {
+		o.Fault, o.Reason, o.Text = wk.fault, wk.reason, wk.text
+		o.Reverted = wk.fallback != "" && t.running == wk.fallback && t.healthy() && t.says() == rollout.RotationIn
+	}
+	j.outcome, j.work = o, nil
+	a.n.w.log("%s: turn %d ends: ok %t reverted %t %s", t.id, o.Turn, o.OK, o.Reverted, o.Text)
+}
