@@ -70,7 +70,10 @@ mutate:
 
 .PHONY: bench
 bench: packages build
-	go test ./deploy/bench -run '^$$' -bench . -benchtime 1x -timeout 15m
+	go test ./coordinator/... -run '^$$' -bench . -benchtime 2s
+	go test ./coordinator/rollout/sim -run TestSeeds -v -sim.seeds=20000 | grep -i 'per second'
+	go build -o $(BUILD)/bench ./deploy/bench
+	$(BUILD)/bench
 
 .PHONY: fuzz
 fuzz:

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"sort"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/deploy/internal/fleet"
+)
+
+// summary prints what was measured, and is an error if a promise was not kept.
+func summary(ctx context.Context, f *fleet.Fleet, clients fleet.Result, watch *fleet.Rotation, version string) error {
+	say("Summary")
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "REQUESTS\tSENT\tFAILED")
+	for _, kind := range sortedKeys(clients.Kinds) {
+		fmt.Fprintf(w, "%s\t%d\t%d\n", kind, clients.Kinds[kind].Sent, clients.Kinds[kind].Failed)
+	}
+	sent, failed := clients.All.Sent, clients.All.Failed
+	fmt.Fprintf(w, "all\t%d\t%d\n\n", sent, failed)
+	fmt.Fprintln(w, "TARGET\tTIMES OUT\tSECONDS OUT OF ROTATION, AS HAPROXY SHOWS IT")
+	for _, n := range fleet.Nodes {
+		var each []string
+		for _, d := range watch.Spans[n] {
+			each = append(each, fmt.Sprintf("%.2f", d.Seconds()))
+		}
+		fmt.Fprintf(w, "%s\t%d\t%s\n", n, len(each), strings.Join(each, "  "))
+	}
+	fmt.Fprintln(w, "\nVERSION\tANSWERS")
+	for _, v := range sortedKeys(clients.Served) {
+		fmt.Fprintf(w, "%s\t%d\n", v, clients.Served[v])
+	}
+	var out bytes.Buffer
+	var st api.Status
+	if err := f.Deployctl(ctx, &out, "status", "--json"); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(out.Bytes(), &st); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\nTARGET\tPROVED RELEASE\tIN ROTATION")
+	wrong := 0
+	for _, t := range st.Apps[0].Targets {
+		rel := "unknown"
+		if t.Release != nil {
+			rel = t.Release.ID + " " + t.Release.Subject
+		}
+		if t.Release == nil || t.Release.Subject != "hello "+version || t.Rotation != api.RotationIn {
+			wrong++
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", t.Target, rel, t.Rotation)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Printf("\nMost targets out of rotation at the same time: %d\n", watch.Most)
+	switch {
+	case failed > 0:
+		return fmt.Errorf("%d of %d requests failed:\n%s", failed, sent, strings.Join(clients.Errors, "\n"))
+	case sent == 0:
+		return fmt.Errorf("no request was sent")
+	case wrong > 0:
+		return fmt.Errorf("%d targets are not on %s, in rotation", wrong, version)
+	case watch.Most > 1:
+		return fmt.Errorf("%d targets were out of rotation at the same time", watch.Most)
+	case clients.Served["v3"] > 0:
+		return fmt.Errorf("%d requests were answered by the bad version", clients.Served["v3"])
+	}
+	fmt.Println("No request failed, and every target is on", version+".")
+	return nil
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
