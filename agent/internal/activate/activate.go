@@ -72,7 +72,11 @@ type Progress struct {
 	Since    time.Time
 	Rotation api.Rotation
 	Health   api.Health
-	Detail   string
+	// Touched: the unit was, or may have been, restarted in the turn, so that
+	// only Proved tells what runs: the release last proved since, or "".
+	Touched bool
+	Proved  string
+	Detail  string
 }
 
 // Deps is the world that a turn works on.
@@ -104,7 +108,16 @@ func Begin(d Deps, t journal.Turn, held *journal.Held) error {
 
 // Resume works on a turn that an earlier process left in the journal.
 func Resume(d Deps, t journal.Turn, held *journal.Held) error {
-	return (&activation{Deps: d, t: t, held: held, resumed: true}).run()
+	a := &activation{Deps: d, t: t, held: held, resumed: true}
+	// Until it is seen again, it stands as its step leaves it at worst.
+	switch {
+	case t.Step == api.StepSnapshot:
+	case t.Step == api.StepSoak:
+		a.shown.Rotation, a.shown.Proved = api.RotationIn, t.Release
+	default:
+		a.shown.Rotation = api.RotationOut
+	}
+	return a.run()
 }
 
 // activation is one turn being worked on.
@@ -337,13 +350,19 @@ func (a *activation) finish(o api.Outcome) error {
 // show publishes the progress if it changed.
 func (a *activation) show(detail string) {
 	p := a.shown
-	p.Step, p.Since, p.Detail = a.t.Step, a.t.Since, detail
+	p.Step, p.Since, p.Detail, p.Touched = a.t.Step, a.t.Since, detail, a.t.Restarted
 	if a.t.Undo != nil {
 		p.Step = api.StepRevert
 		if detail == "" {
 			p.Detail = fmt.Sprintf("%s: %s", a.t.Step, a.t.Undo.Text)
 		}
 	}
+	a.publish(p)
+}
+
+func (a *activation) showProved(release string) {
+	p := a.shown
+	p.Proved = release
 	a.publish(p)
 }
 

@@ -154,6 +154,8 @@ func (a *activation) restart() error {
 	if a.resumed && a.restartedAlready() {
 		return nil
 	}
+	a.showHealth(api.HealthUnknown)
+	a.showProved("")
 	ctx, cancel := context.WithTimeout(a.Work, orElse(a.t.Spec.RestartTimeout.D(), 90*time.Second))
 	defer cancel()
 	st, err := a.Units.Restart(ctx, a.t.Spec.Unit)

@@ -147,6 +147,7 @@ func (a *activation) verify() error {
 	}
 	a.t.Running = st.InvocationID
 	a.showHealth(api.Healthy)
+	a.showProved(a.wants())
 	return nil
 }
 

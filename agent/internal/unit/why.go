@@ -58,6 +58,8 @@ func (s state) why() string {
 		return "systemd could not set it up (Result=resources); see systemctl status"
 	}
 	switch {
+	case s.Up():
+		return fmt.Sprintf("its start failed, though systemd has started it again since (%d restarts)", s.NRestarts)
 	case s.SubState == "auto-restart":
 		return s.exit() + ", and systemd is about to start it again"
 	case s.ActiveState == "activating":

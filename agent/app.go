@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
+	"github.com/lockstep-deploy/lockstep/agent/internal/config"
+	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
+	"github.com/lockstep-deploy/lockstep/agent/internal/release"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+// app is one app on this node.
+type app struct {
+	a     *Agent
+	name  string
+	log   *slog.Logger
+	file  *journal.File
+	store *release.Store
+
+	toPrepare, toActivate chan struct{} // there may be something new
+
+	mu        sync.Mutex
+	views     map[string]view // by target: as last observed
+	turn      *current        // in progress
+	preparing *attempt        // in progress
+	observers map[string]*observer
+}
+
+// current is the turn in progress.
+type current struct {
+	target   string
+	number   uint64
+	progress activate.Progress
+	revoked  chan struct{}
+	closed   bool
+}
+
+// openApp reads an app's journal and opens its releases.
+func (a *Agent) openApp(name string) (*app, error) {
+	// The name becomes a part of paths.
+	if !config.IsName(name) {
+		return nil, fmt.Errorf("cannot work on app %q: expected lower case letters, digits, and dashes", name)
+	}
+	file, err := journal.Open(a.journals(), name)
+	if err != nil {
+		return nil, err
+	}
+	store, err := release.Open(filepath.Join(a.cfg.Apps, name))
+	if err != nil {
+		return nil, err
+	}
+	return &app{
+		a: a, name: name, log: a.deps.Log.With("app", name), file: file, store: store,
+		toPrepare: make(chan struct{}, 1), toActivate: make(chan struct{}, 1),
+		views: map[string]view{}, observers: map[string]*observer{},
+	}, nil
+}
+
+func (p *app) start() {
+	p.a.running.Go(p.prepareLoop)
+	p.a.running.Go(p.activateLoop)
+}
+
+// accept journals an assignment, unless it is an old one, and sets to work.
+func (p *app) accept(as api.Assignment) error {
+	d := p.file.Read()
+	switch {
+	case as.Generation < d.Generation:
+		p.log.Debug("ignored an old assignment", "generation", as.Generation, "held", d.Generation)
+		return nil
+	case as.Generation == d.Generation && d.Assignment != nil && !d.Absent:
+		return nil
+	}
+	err := p.file.Update(func(d *journal.Doc) error {
+		d.Generation, d.Assignment, d.Absent = as.Generation, &as, false
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	p.log.Info("assignment accepted", "generation", as.Generation)
+	p.changed()
+	return nil
+}
+
+// absent notes that the coordinator does not name the app to this node any
+// more: it is left as it is, once a turn in progress is undone.
+func (p *app) absent() error {
+	if p.file.Read().Absent {
+		return nil
+	}
+	err := p.file.Update(func(d *journal.Doc) error {
+		d.Absent = true
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	p.log.Info("the coordinator no longer names this app; it is left running")
+	p.changed()
+	return nil
+}
+
+// changed tells everybody that the journal has another assignment.
+func (p *app) changed() {
+	p.mu.Lock()
+	p.checkRevoked()
+	p.checkPreparing()
+	p.mu.Unlock()
+	wake(p.toPrepare)
+	wake(p.toActivate)
+	p.a.notify()
+}
+
+// checkRevoked ends the turn in progress if the assignment does not carry it.
+// The caller holds p.mu.
+func (p *app) checkRevoked() {
+	if p.turn == nil || p.turn.closed {
+		return
+	}
+	if g, ok := goalOf(p.file.Read(), p.turn.target); !ok || g.Turn != p.turn.number {
+		p.turn.closed = true
+		close(p.turn.revoked)
+	}
+}
+
+// goals are the targets that the app should have on this node.
+func goals(d *journal.Doc) []api.Goal {
+	if d.Absent || d.Assignment == nil {
+		return nil
+	}
+	return d.Assignment.Targets
+}
+
+func goalOf(d *journal.Doc, target string) (api.Goal, bool) {
+	gs := goals(d)
+	if i := slices.IndexFunc(gs, func(g api.Goal) bool { return g.Target == target }); i >= 0 {
+		return gs[i], true
+	}
+	return api.Goal{}, false
+}
+
+// server is the target's name in its balancer.
+func (p *app) server(g api.Goal) string {
+	if g.Server != "" {
+		return g.Server
+	}
+	return p.a.cfg.Name
+}
+
+// report tells how the app stands; false when the coordinator has no part in it.
+func (p *app) report() (api.AppReport, bool) {
+	d := p.file.Read()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d.Absent && p.turn == nil || d.Assignment == nil {
+		return api.AppReport{}, false
+	}
+	r := api.AppReport{App: p.name, Generation: d.Generation, Present: []string{}, Targets: []api.TargetReport{}}
+	if present, err := p.store.Present(); err != nil {
+		p.log.Error("cannot tell which releases are present", "error", err)
+	} else if len(present) > 0 {
+		r.Present = present
+	}
+	r.Prepare = p.prepareReport(d)
+	for _, g := range d.Assignment.Targets {
+		r.Targets = append(r.Targets, p.targetReport(d, g.Target))
+	}
+	// One whose turn is being undone may be named no longer.
+	if p.turn != nil && !slices.ContainsFunc(r.Targets, func(t api.TargetReport) bool { return t.Target == p.turn.target }) {
+		r.Targets = append(r.Targets, p.targetReport(d, p.turn.target))
+	}
+	return r, true
+}
+
+func (p *app) prepareReport(d *journal.Doc) *api.PrepareReport {
+	if t := p.preparing; t != nil {
+		return &api.PrepareReport{Release: t.release, Attempt: t.number, Step: t.step}
+	}
+	t := d.Prepare
+	if t == nil {
+		return nil
+	}
+	return &api.PrepareReport{Release: t.Release, Attempt: t.Number, Failed: t.Failed(), Reason: t.Reason, Text: t.Text}
+}
+
+func (p *app) targetReport(d *journal.Doc, target string) api.TargetReport {
+	v := p.views[target]
+	r := api.TargetReport{Target: target, Release: v.Release, Rotation: v.Rotation, Health: v.Health, Detail: v.Detail}
+	if r.Rotation == "" {
+		r.Rotation, r.Health = api.RotationUnknown, api.HealthUnknown
+	}
+	if e := d.Targets[target]; e != nil {
+		r.Outcome = e.Outcome
+		if t := p.turn; t != nil && t.target == target && e.Turn != nil {
+			pr := t.progress
+			since := pr.Since.Truncate(time.Millisecond)
+			r.Turn, r.Step, r.Since, r.Detail = t.number, pr.Step, &since, pr.Detail
+			if pr.Rotation != "" {
+				r.Rotation = pr.Rotation
+			}
+			if pr.Health != "" {
+				r.Health = pr.Health
+			}
+			if pr.Touched {
+				r.Release = pr.Proved
+			}
+		}
+	}
+	return r
+}

@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"context"
+	"reflect"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
+	"github.com/lockstep-deploy/lockstep/agent/internal/health"
+	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+// How often a target is looked at: while something about it is new or wrong,
+// and while all is well.
+const (
+	lookLive = 2 * time.Second
+	lookIdle = 10 * time.Second
+)
+
+// view is a target as last observed.
+type view struct {
+	Release  string
+	Rotation api.Rotation
+	Health   api.Health
+	Detail   string
+}
+
+// observer holds what looking at one target again and again needs.
+type observer struct {
+	spec    api.Spec
+	server  string
+	lb      lbclient.Provider
+	check   health.Check
+	verdict *health.Verdict
+	// The proof holds as long as the same process runs.
+	invocation string
+	pid        int
+	proof      string
+	paths      []string
+}
+
+// seed takes over the verdict of a turn that has just ended.
+func (o *observer) seed(h api.Health) {
+	n := o.check.Passes
+	if h == api.Unhealthy {
+		n = o.check.Failures
+	}
+	if h != api.Healthy && h != api.Unhealthy {
+		n = 0
+	}
+	o.verdict = o.check.NewVerdict()
+	for range n {
+		o.verdict.Add(health.Probe{At: time.Now(), OK: h == api.Healthy, Text: "as its turn found it"})
+	}
+}
+
+// observe looks once at every target, reports what changed, and returns when to
+// look again.
+func (p *app) observe() time.Duration {
+	d := p.file.Read()
+	wait := lookIdle
+	named := map[string]bool{}
+	for _, g := range goals(d) {
+		named[g.Target] = true
+		v := p.observeTarget(d, g)
+		if p.a.stop.Err() != nil {
+			return 0
+		}
+		p.mu.Lock()
+		changed := p.views[g.Target] != v
+		p.views[g.Target] = v
+		p.mu.Unlock()
+		if changed {
+			p.a.notify()
+		}
+		if changed || v.Rotation != api.RotationIn || v.Health != api.Healthy || v.Release != g.Release {
+			wait = lookLive
+		}
+		if v.Health == api.HealthUnknown {
+			wait = time.Second
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for target, o := range p.observers {
+		if !named[target] {
+			p.close(o)
+			delete(p.observers, target)
+			delete(p.views, target)
+		}
+	}
+	return wait
+}
+
+func (p *app) close(o *observer) {
+	if err := o.lb.Close(); err != nil {
+		p.log.Warn("cannot close the connection to the balancer", "error", err)
+	}
+}
+
+// observer returns the target's observer, a new one when its settings changed.
+func (p *app) observer(d *journal.Doc, g api.Goal) *observer {
+	spec, server := d.Assignment.Spec, p.server(g)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o := p.observers[g.Target]
+	if o != nil && reflect.DeepEqual(o.spec, spec) && o.server == server {
+		return o
+	}
+	n := &observer{spec: spec, server: server, lb: p.provider(spec.Balancer, server), check: health.FromAPI(spec.Health)}
+	n.verdict = n.check.NewVerdict()
+	if o != nil {
+		if reflect.DeepEqual(o.spec.Health, spec.Health) {
+			n.verdict = o.verdict
+		}
+		p.close(o)
+	}
+	p.observers[g.Target] = n
+	return n
+}
+
+func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
+	o := p.observer(d, g)
+	ctx, cancel := p.look()
+	defer cancel()
+	v := view{Rotation: api.RotationUnknown, Health: api.HealthUnknown}
+	st, err := p.a.deps.Units.Status(ctx, o.spec.Unit)
+	if err != nil {
+		v.Detail = err.Error()
+	} else {
+		if st.InvocationID != o.invocation || st.MainPID != o.pid || st.InvocationID == "" {
+			o.invocation, o.pid = "", 0
+			if o.proof, o.paths, err = activate.Proof(ctx, p.a.deps.Units, p.store, o.spec.Unit); err != nil {
+				v.Detail = err.Error()
+			} else {
+				o.invocation, o.pid = st.InvocationID, st.MainPID
+			}
+		}
+		v.Release = o.proof
+		active := st.ActiveState == "active"
+		if !active {
+			v.Detail = o.spec.Unit + " is " + st.ActiveState
+		}
+		if o.check.None() {
+			o.verdict.Add(health.Probe{At: time.Now(), OK: active, Text: o.spec.Unit + " is " + st.ActiveState})
+		}
+		if o.spec.Balancer == nil {
+			v.Rotation = api.RotationOut
+			if active {
+				v.Rotation = api.RotationIn
+			}
+		}
+	}
+	if !o.check.None() {
+		probe := o.check.Probe(ctx)
+		if p.a.stop.Err() != nil {
+			return v
+		}
+		o.verdict.Add(probe)
+		if !probe.OK && v.Detail == "" {
+			v.Detail = probe.Text
+		}
+	}
+	v.Health = o.verdict.State()
+	if o.spec.Balancer != nil {
+		p.observeRotation(ctx, o, &v)
+	}
+	return v
+}
+
+// observeRotation asks the balancer how the target stands.
+func (p *app) observeRotation(ctx context.Context, o *observer, v *view) {
+	pool, err := o.lb.Observe(ctx)
+	if err != nil {
+		if v.Detail == "" {
+			v.Detail = err.Error()
+		}
+		return
+	}
+	m, _ := activate.Member(pool, o.server)
+	v.Rotation = rotation(m)
+	if v.Rotation != api.RotationIn && v.Detail == "" {
+		v.Detail = "the balancer shows it as " + string(m.Phase)
+		if m.Detail != "" {
+			v.Detail += " (" + m.Detail + ")"
+		}
+	}
+}
+
+// rotation is what a member's phase means for its getting new work.
+func rotation(m lbclient.Member) api.Rotation {
+	switch m.Phase {
+	case lbclient.PhaseServing:
+		return api.RotationIn
+	case lbclient.PhaseDraining:
+		if m.InFlight == 0 {
+			return api.RotationOut
+		}
+		return api.RotationDraining
+	case lbclient.PhaseAbsent, lbclient.PhaseForeignOut, lbclient.PhaseUnhealthy, lbclient.PhasePending:
+		return api.RotationOut
+	}
+	return api.RotationUnknown
+}

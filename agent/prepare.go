@@ -1,0 +1,235 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/build"
+	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
+	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
+	"github.com/lockstep-deploy/lockstep/agent/internal/release"
+	"github.com/lockstep-deploy/lockstep/agent/internal/source"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+const (
+	// A fetch is not begun with less room than this.
+	wantBytes, wantInodes = 64 << 20, 1000
+	// fetchTries is how often an unreachable remote is tried in one attempt.
+	fetchTries = 3
+	buildGrace = 10 * time.Second
+)
+
+// attempt is the attempt at preparing a release that is in progress.
+type attempt struct {
+	release string
+	number  int
+	step    api.Step
+	cancel  context.CancelCauseFunc
+}
+
+var errSuperseded = errors.New("another release is asked for")
+
+// prepareLoop prepares whatever release is asked for.
+func (p *app) prepareLoop() {
+	for p.a.stop.Err() == nil {
+		if err := p.prepareNext(); err != nil {
+			p.log.Error("cannot prepare a release; trying again", "error", err)
+			p.a.rest(time.Second)
+			continue
+		}
+		select {
+		case <-p.toPrepare:
+		case <-p.a.stop.Done():
+		}
+	}
+}
+
+// wanted returns the release that is asked for and not there yet; nil when
+// there is none, or the attempt asked for has failed already.
+func (p *app) wanted(d *journal.Doc) (*api.Prepare, error) {
+	if d.Absent || d.Assignment == nil || d.Assignment.Prepare == nil {
+		return nil, nil
+	}
+	want := d.Assignment.Prepare
+	present, err := p.store.Present()
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(present, want.Release) {
+		return nil, nil
+	}
+	if t := d.Prepare; t != nil && t.Release == want.Release && t.Failed() && t.Number >= want.Attempt {
+		return nil, nil
+	}
+	return want, nil
+}
+
+// checkPreparing breaks off an attempt that is no longer asked for. The caller
+// holds p.mu.
+func (p *app) checkPreparing() {
+	t := p.preparing
+	if t == nil {
+		return
+	}
+	d := p.file.Read()
+	if d.Absent || d.Assignment == nil || d.Assignment.Prepare == nil || d.Assignment.Prepare.Release != t.release {
+		t.cancel(errSuperseded)
+	}
+}
+
+func (p *app) prepareNext() error {
+	d := p.file.Read()
+	want, err := p.wanted(d)
+	if err != nil || want == nil {
+		return err
+	}
+	runs := 1
+	if t := d.Prepare; t != nil && t.Release == want.Release {
+		runs = t.Runs + 1
+	}
+	err = p.file.Update(func(d *journal.Doc) error {
+		d.Prepare = &journal.Attempt{Release: want.Release, Number: want.Attempt, Runs: runs}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(p.a.stop)
+	defer cancel(nil)
+	p.mu.Lock()
+	p.preparing = &attempt{release: want.Release, number: want.Attempt, step: api.StepFetch, cancel: cancel}
+	p.checkPreparing()
+	p.mu.Unlock()
+	p.a.notify()
+
+	log := p.log.With("release", want.Release, "attempt", want.Attempt)
+	log.Info("preparing")
+	begun := time.Now()
+	failure := p.prepare(ctx, d.Assignment, want.Release, runs)
+
+	brokenOff := ctx.Err() != nil && failure != nil
+	if !brokenOff {
+		// In one step for whoever reads a report: no longer running, and how it went.
+		err = p.file.Update(func(d *journal.Doc) error {
+			d.Prepare.Done = true
+			if failure != nil {
+				d.Prepare.Reason, d.Prepare.Text = fault.ReasonOf(failure), failure.Error()
+			}
+			return nil
+		})
+	}
+	p.mu.Lock()
+	p.preparing = nil
+	p.mu.Unlock()
+	p.a.notify()
+	wake(p.toActivate) // a turn may wait for it; old releases may go
+	switch {
+	case p.a.stop.Err() != nil && brokenOff:
+		return nil
+	case brokenOff:
+		log.Info("broke off preparing", "cause", context.Cause(ctx))
+		wake(p.toPrepare)
+	case failure != nil:
+		log.Warn("cannot prepare the release", "reason", fault.ReasonOf(failure), "error", failure)
+	default:
+		log.Info("prepared", "took", time.Since(begun))
+	}
+	return err
+}
+
+func (p *app) setStep(s api.Step) {
+	p.mu.Lock()
+	p.preparing.step = s
+	p.mu.Unlock()
+	p.a.notify()
+}
+
+// prepare fetches, writes, and builds a release. It appears among the present
+// ones only when it is complete.
+func (p *app) prepare(ctx context.Context, as *api.Assignment, id string, runs int) error {
+	i := slices.IndexFunc(as.Releases, func(r api.Release) bool { return r.ID == id })
+	if i < 0 {
+		return fmt.Errorf("cannot prepare release %s: the assignment does not describe it", id)
+	}
+	r := as.Releases[i]
+
+	// One at a time on this node: builds are the heaviest thing it does.
+	select {
+	case p.a.builds <- struct{}{}:
+		defer func() { <-p.a.builds }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	out := p.a.logs.stream(p.name, as.Rollout, api.StepFetch, runs)
+	defer func() { out.close() }()
+	dir, err := p.fetch(ctx, as.Spec.Repo, r, out)
+	if err == nil {
+		out.close()
+		out = p.a.logs.stream(p.name, as.Rollout, api.StepBuild, runs)
+		p.setStep(api.StepBuild)
+		err = build.Run(ctx, build.Spec{
+			Dir: dir, Commands: r.Recipe.Build, Env: environment(r.Recipe.Env),
+			Timeout: r.Recipe.Timeout.D(), Grace: buildGrace,
+		}, out)
+	}
+	if err == nil {
+		return p.store.Commit(id)
+	}
+	if dir != "" {
+		if e := p.store.Discard(id); e != nil {
+			p.log.Warn("cannot clear up after a failed preparation", "release", id, "error", e)
+		}
+	}
+	fmt.Fprintf(out, "%v\n", err)
+	return err
+}
+
+// fetch brings the commit to this node and its tree into a staging directory;
+// dir is empty until there is one.
+func (p *app) fetch(ctx context.Context, url string, r api.Release, out io.Writer) (dir string, err error) {
+	for _, d := range []string{p.a.cfg.State, p.a.cfg.Apps} {
+		if err := release.CheckSpace(d, wantBytes, wantInodes); err != nil {
+			return "", err
+		}
+	}
+	repo, err := source.Open(filepath.Join(p.a.cfg.State, "git", p.name+".git"), url)
+	if err != nil {
+		return "", err
+	}
+	if !repo.Has(r.SHA) {
+		fmt.Fprintf(out, "fetching %s\n", r.SHA)
+		wait := time.Second
+		for n := 1; ; n++ {
+			err = repo.Fetch(ctx, r.SHA, out)
+			if err == nil || n == fetchTries || ctx.Err() != nil || !errors.Is(err, source.ErrUnreachable) {
+				break
+			}
+			fmt.Fprintf(out, "%v; trying again in %s\n", err, wait)
+			p.a.rest(wait)
+			wait *= 2
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	if dir, err = p.store.Stage(r.ID); err != nil {
+		return "", err
+	}
+	return dir, repo.Write(ctx, r.SHA, dir)
+}
+
+// environment is what the recipe says, in a settled order.
+func environment(env map[string]string) []string {
+	out := make([]string, 0, len(env))
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		out = append(out, k+"="+env[k])
+	}
+	return out
+}

@@ -1,0 +1,216 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
+	"github.com/lockstep-deploy/lockstep/agent/internal/health"
+	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+// activateLoop works on the app's turns, one at a time, for its targets share a
+// unit and a current release. Without any it observes and prunes.
+func (p *app) activateLoop() {
+	for p.a.stop.Err() == nil {
+		worked, err := p.nextTurn()
+		if errors.Is(err, activate.ErrStopped) {
+			return
+		}
+		if err != nil {
+			p.log.Error("cannot work on a turn; trying again", "error", err)
+			p.a.rest(time.Second)
+			continue
+		}
+		if worked {
+			continue
+		}
+		p.prune()
+		wait := p.observe()
+		timer := time.NewTimer(wait)
+		select {
+		case <-p.toActivate:
+		case <-timer.C:
+		case <-p.a.stop.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// nextTurn works on the turn in the journal, or on one that the assignment
+// gives leave for; false when there is neither.
+func (p *app) nextTurn() (worked bool, err error) {
+	d := p.file.Read()
+	for _, target := range slices.Sorted(maps.Keys(d.Targets)) {
+		if e := d.Targets[target]; e.Turn != nil {
+			return true, p.work(target, *e.Turn, e.Held, activate.Resume)
+		}
+	}
+	for _, g := range goals(d) {
+		e := d.Targets[g.Target]
+		if e == nil {
+			e = &journal.Target{}
+		}
+		if g.Turn == 0 || e.Outcome != nil && g.Turn <= e.Outcome.Turn {
+			continue
+		}
+		t := journal.Turn{
+			Number: g.Turn, Release: g.Release, Fallback: g.Fallback, Server: p.server(g), Soak: g.Soak,
+			Rollout: d.Assignment.Rollout, Spec: d.Assignment.Spec, Step: api.StepSnapshot, Since: time.Now(),
+		}
+		err := p.file.Update(func(d *journal.Doc) error {
+			if d.Targets == nil {
+				d.Targets = map[string]*journal.Target{}
+			}
+			d.Targets[g.Target] = &journal.Target{Turn: &t, Outcome: e.Outcome, Held: e.Held}
+			return nil
+		})
+		if err != nil {
+			return false, err
+		}
+		return true, p.work(g.Target, t, e.Held, activate.Begin)
+	}
+	return false, nil
+}
+
+// work carries a turn to its end, or to where the agent stops.
+func (p *app) work(target string, t journal.Turn, held *journal.Held, how func(activate.Deps, journal.Turn, *journal.Held) error) error {
+	log := p.log.With("target", target, "turn", t.Number, "release", t.Release)
+	log.Info("turn begun or resumed", "step", t.Step, "undo", t.Undo != nil)
+	cur := &current{target: target, number: t.Number, revoked: make(chan struct{})}
+	cur.progress = activate.Progress{Step: t.Step, Since: t.Since, Touched: t.Restarted}
+	p.mu.Lock()
+	p.turn = cur
+	// It may have been taken back before it was begun.
+	p.checkRevoked()
+	p.mu.Unlock()
+	p.a.notify()
+
+	lb := p.provider(t.Spec.Balancer, t.Server)
+	defer func() {
+		if err := lb.Close(); err != nil {
+			log.Warn("cannot close the connection to the balancer", "error", err)
+		}
+	}()
+	err := how(activate.Deps{
+		Units: p.a.deps.Units, Releases: p.store, Balancer: lb, Probe: health.FromAPI(t.Spec.Health),
+		Journal: turnJournal{p, target}, MayRestart: p.a.cfg.MayRestart, Log: log,
+		Progress: func(pr activate.Progress) {
+			p.mu.Lock()
+			cur.progress = pr
+			p.mu.Unlock()
+			p.a.notify()
+		},
+		Stop: p.a.stop, Work: p.a.work, Revoked: cur.revoked,
+	}, t, held)
+	if err != nil {
+		return err
+	}
+	p.settle(target, cur)
+	return nil
+}
+
+// settle makes what the turn saw last the observed state, until the next look.
+func (p *app) settle(target string, cur *current) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := p.views[target]
+	pr := cur.progress
+	if pr.Touched {
+		v.Release = pr.Proved
+	}
+	if pr.Rotation != "" {
+		v.Rotation = pr.Rotation
+	}
+	if pr.Health != "" {
+		v.Health = pr.Health
+	}
+	v.Detail = ""
+	p.views[target] = v
+	p.turn = nil
+	if o := p.observers[target]; o != nil {
+		o.seed(pr.Health)
+	}
+	p.a.notify()
+}
+
+// provider makes the balancer's provider; one that cannot be made fails at
+// every use, which ends a turn with the reason.
+func (p *app) provider(b *api.Balancer, server string) lbclient.Provider {
+	if b == nil {
+		return activate.NoBalancer(server)
+	}
+	lb, err := p.a.deps.Balancer(*b, server)
+	if err != nil {
+		return activate.Broken(err)
+	}
+	return lb
+}
+
+// turnJournal is the journal of one target's turn.
+type turnJournal struct {
+	p      *app
+	target string
+}
+
+func (j turnJournal) Save(t *journal.Turn) error {
+	return j.p.file.Update(func(d *journal.Doc) error {
+		turn := *t
+		d.Targets[j.target].Turn = &turn
+		return nil
+	})
+}
+
+func (j turnJournal) Finish(o api.Outcome, held *journal.Held) error {
+	return j.p.file.Update(func(d *journal.Doc) error {
+		d.Targets[j.target] = &journal.Target{Outcome: &o, Held: held}
+		return nil
+	})
+}
+
+// prune removes releases that nobody asks to keep, in the activating goroutine,
+// so that no turn is on its way to one of them.
+func (p *app) prune() {
+	d := p.file.Read()
+	if d.Absent || d.Assignment == nil {
+		return
+	}
+	as := d.Assignment
+	keep := slices.Clone(as.Keep)
+	if as.Prepare != nil {
+		keep = append(keep, as.Prepare.Release)
+	}
+	for _, g := range as.Targets {
+		keep = append(keep, g.Release, g.Fallback)
+	}
+	p.mu.Lock()
+	for _, v := range p.views {
+		keep = append(keep, v.Release)
+	}
+	preparing := p.preparing != nil
+	unseen := len(p.views) < len(as.Targets)
+	p.mu.Unlock()
+	// What runs is known only after a look, and a disk at work is left alone.
+	if preparing || unseen {
+		return
+	}
+	keep = slices.DeleteFunc(keep, func(id string) bool { return id == "" })
+	gone, err := p.store.Prune(keep, as.KeepReleases)
+	if err != nil {
+		p.log.Warn("cannot remove old releases", "error", err)
+	}
+	if len(gone) > 0 {
+		p.log.Info("removed old releases", "releases", gone)
+		p.a.notify()
+	}
+}
+
+// look is a bounded context for one look at the world.
+func (p *app) look() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(p.a.stop, 5*time.Second)
+}
