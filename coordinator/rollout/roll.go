@@ -311,6 +311,9 @@ func (m *machine) giveTurn(a *App, t *Target) {
 	m.LastTurn++
 	t.Turn, t.TurnBy, t.Before = m.LastTurn, m.now.Add(a.Policy.TargetTimeout), nil
 	r.Deadline = m.now.Add(a.Policy.ProgressTimeout)
+	if r.alarmed() {
+		m.unpause(a, r, "lockstep")
+	}
 	if r.Status == RollingBack {
 		// Never undone: what cannot return stays out, quarantined.
 		t.Release, t.Fallback, t.Soak = r.From, "", 0
@@ -498,9 +501,17 @@ func (m *machine) settleReturn(a *App) {
 			text += "; " + strings.Join(out, "; ")
 		}
 		m.finish(a, r.Ending, r.Reason, text)
-	case r.Paused == nil:
+	case r.Paused == nil || r.alarmed():
 		m.giveTurns(a)
 	}
+}
+
+// alarmed tells whether the rollout is a return that is paused only because it
+// took too long. It goes on by itself as soon as it can: a bad release is not
+// left to serve until a person looks.
+func (r *Rollout) alarmed() bool {
+	return r.Status == RollingBack && r.Paused != nil &&
+		(r.Paused.Reason == ReasonProgressDeadline || r.Paused.Reason == ReasonTargetDeadline)
 }
 
 // checkDeadlines pauses the live rollout when time ran out for it.

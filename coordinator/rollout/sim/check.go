@@ -66,13 +66,13 @@ func (c *coordinator) eachTarget(do func(i, app int, t *target)) {
 
 // check looks at the state after a step.
 func (c *coordinator) check(before *rollout.State, ev rollout.Event, effects []rollout.Effect) {
-	c.checkTurns(before, ev)
 	if len(effects) > 0 || c.w.plan.Seed%4 == 0 {
 		c.checkGenerations(before, effects)
 	}
 	for i := range c.state.Apps {
 		c.checkApp(before, &c.state.Apps[i])
 	}
+	c.checkTurns(before, ev)
 	c.checkRecords()
 }
 
@@ -121,7 +121,8 @@ func (c *coordinator) checkLeave(t *rollout.Target) {
 			self = k
 			return
 		}
-		if c.state.Target(o.id).Turn != 0 || (k.missed && k.now != serving) {
+		// A later turn of the same step was judged against this one.
+		if turn := c.state.Target(o.id).Turn; (turn != 0 && turn < t.Turn) || (k.missed && k.now != serving) {
 			others++
 			names += " " + string(o.id)
 		}

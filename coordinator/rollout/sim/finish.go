@@ -46,10 +46,15 @@ func (w *world) finish() {
 			}
 		}
 	}
+	w.mend()
 	for range 5 {
 		for app := range w.plan.Apps {
 			if a := w.co.state.App(appName(app)); a.Live != nil {
 				w.request(rollout.AbortRequested{At: w.time(), App: a.Name, By: "ann"})
+				w.quiet()
+			}
+			if a := w.co.state.App(appName(app)); a.Live != nil && a.Live.Paused != nil && !late(a.Live) {
+				w.request(rollout.ResumeRequested{At: w.time(), App: a.Name, By: "ann"})
 				w.quiet()
 			}
 		}
@@ -73,6 +78,24 @@ func (w *world) finish() {
 	if w.plan.Seed%4 == 0 {
 		w.co.checkReplay()
 	}
+}
+
+// mend makes every commit good, as a person does who mends what it depends on,
+// and starts again what failed: nothing that is left then excuses the engine.
+func (w *world) mend() {
+	for _, commits := range w.commits {
+		for _, c := range commits {
+			c.bad = good
+		}
+	}
+	for _, n := range w.nodes {
+		for _, t := range n.targets {
+			if t.running == "" && t.link != "" {
+				t.restart()
+			}
+		}
+	}
+	w.run(w.now + 30*time.Second)
 }
 
 // quiet plays until nothing is under way.
@@ -114,11 +137,18 @@ func (c *coordinator) checkSettled(final bool) {
 			c.w.fail("turn-held", "%s holds turn %d for ever", t.ID, t.Turn)
 		}
 	}
+	allServe := true
+	c.eachTarget(func(_, app int, t *target) {
+		allServe = allServe && (t.serves() || c.state.App(appName(app)).Current == "")
+	})
 	c.eachTarget(func(i, app int, t *target) {
 		a, st := c.state.App(appName(app)), c.state.Target(t.id)
 		if a.Live != nil {
 			if final {
 				c.w.fail("liveness", "%s is still %s:\n%s", a.Live.ID, a.Live.Status, describe(&c.state))
+			}
+			if late(a.Live) && allServe {
+				c.w.fail("undone-by-itself", "nothing stands against the return of %s any more:\n%s", a.Live.ID, describe(&c.state))
 			}
 			return // it is paused, and says why
 		}
@@ -134,6 +164,12 @@ func (c *coordinator) checkSettled(final bool) {
 			c.w.fail("bad-undone", "%s still runs %s, which is bad", t.id, t.running)
 		}
 	})
+}
+
+// late tells whether the rollout is paused only because time ran out for it.
+func late(r *rollout.Rollout) bool {
+	return r.Status == rollout.RollingBack && r.Paused != nil &&
+		(r.Paused.Reason == rollout.ReasonProgressDeadline || r.Paused.Reason == rollout.ReasonTargetDeadline)
 }
 
 // sick tells whether the commit does not serve on the node, whatever is done.
