@@ -42,6 +42,9 @@ type Units interface {
 	Status(ctx context.Context, unit string) (unit.Status, error)
 	Restart(ctx context.Context, unit string) (unit.Status, error)
 	Runs(ctx context.Context, unit string) (pid int, paths []string, err error)
+	// Settled returns nil while the start that invocation names still runs, and
+	// otherwise tells what became of it.
+	Settled(ctx context.Context, unit, invocation string, nrestarts int) error
 }
 
 // Releases is what a turn needs of the app's releases on disk.

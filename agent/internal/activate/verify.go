@@ -64,16 +64,26 @@ func (a *activation) probe(ctx context.Context, st unit.Status) health.Probe {
 // crashed compares a unit with the invocation that should be running; first is
 // the state that counters are compared with.
 func (a *activation) crashed(st, first unit.Status) error {
-	switch {
-	case st.ActiveState == "failed" || st.ActiveState == "inactive":
-		return fault.Errorf(api.ReasonStartFailed, "%s did not stay up: it is %s (result %s, exit status %d)",
-			a.t.Spec.Unit, st.ActiveState, st.Result, st.ExecMainStatus)
-	case st.NRestarts > first.NRestarts,
-		a.t.Running != "" && st.InvocationID != "" && st.InvocationID != a.t.Running:
-		return fault.Errorf(api.ReasonStartFailed, "%s did not stay up: it ended (exit status %d) and was started again",
-			a.t.Spec.Unit, st.ExecMainStatus)
+	name := a.t.Spec.Unit
+	down := st.ActiveState == "failed" || st.ActiveState == "inactive"
+	again := st.NRestarts > first.NRestarts || a.t.Running != "" && st.InvocationID != "" && st.InvocationID != a.t.Running
+	if !down && !again {
+		return nil
 	}
-	return nil
+	// The service manager can tell more, such as what the program said last.
+	if a.t.Running != "" {
+		ctx, cancel := a.call()
+		defer cancel()
+		if err := a.Units.Settled(ctx, name, a.t.Running, first.NRestarts); err != nil && fault.ReasonOf(err) == api.ReasonStartFailed {
+			return err
+		}
+	}
+	if down {
+		return fault.Errorf(api.ReasonStartFailed, "%s did not stay up: it is %s (result %s, exit status %d)",
+			name, st.ActiveState, st.Result, st.ExecMainStatus)
+	}
+	return fault.Errorf(api.ReasonStartFailed, "%s did not stay up: it ended (exit status %d) and was started again",
+		name, st.ExecMainStatus)
 }
 
 // verify waits until the unit proves to run the release and passes its health

@@ -206,6 +206,11 @@ func (u units) Runs(context.Context, string) (pid int, paths []string, err error
 	return pid, paths, nil
 }
 
+func (u units) Settled(context.Context, string, string, int) (err error) {
+	u.op("units.Settled", func() {})
+	return nil
+}
+
 // Releases.
 
 type releases struct{ *world }

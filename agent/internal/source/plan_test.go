@@ -1,0 +1,145 @@
+package source
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"pgregory.net/rapid"
+)
+
+// Links that are not said to escape must not do so when the kernel follows them.
+func TestEscapesAgreesWithTheKernel(t *testing.T) {
+	var followed, refused int
+	rapid.Check(t, func(t *rapid.T) {
+		outer, err := os.MkdirTemp("", "links")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(outer)
+		if outer, err = filepath.EvalSymlinks(outer); err != nil {
+			t.Fatal(err)
+		}
+		root := filepath.Join(outer, "x", "root")
+		// Outside, everything that a link could name is there.
+		for _, dir := range []string{"a/a/a", "b/b/b", "x/a/a", "x/b/b", "x/root/a/a/a", "x/root/b/b/b"} {
+			if err := os.MkdirAll(filepath.Join(outer, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		part := rapid.SampledFrom([]string{"a", "b", "..", "..", "."})
+		target := rapid.Custom(func(t *rapid.T) string {
+			return strings.Join(rapid.SliceOfN(part, 1, 6).Draw(t, "parts"), "/")
+		})
+		dirs := rapid.SampledFrom([]string{"", "a/", "a/a/", "b/", "b/b/"})
+		targets := map[string]string{}
+		for range rapid.IntRange(1, 5).Draw(t, "links") {
+			path := dirs.Draw(t, "dir") + rapid.SampledFrom([]string{"a", "b", "l", "m"}).Draw(t, "name")
+			full := filepath.Join(root, path)
+			// A link takes the place of an empty directory; one that holds something
+			// stays.
+			_ = os.Remove(full)
+			to := target.Draw(t, "target")
+			if os.Symlink(to, full) == nil {
+				targets[path] = to
+			}
+		}
+		for path := range targets {
+			if escapes(path, targets) {
+				refused++
+				continue
+			}
+			real, err := filepath.EvalSymlinks(filepath.Join(root, path))
+			if err != nil {
+				continue
+			}
+			followed++
+			if real != root && !strings.HasPrefix(real, root+"/") {
+				t.Fatalf("%s leads to %s, out of %s; links %v", path, real, root, targets)
+			}
+		}
+	})
+	if followed == 0 || refused == 0 {
+		t.Errorf("nothing was tried: %d links followed, %d refused", followed, refused)
+	}
+}
+
+// Whatever a tree object holds, nothing is written outside the directory and
+// nothing that git or the file system would take for something else.
+func FuzzTree(f *testing.F) {
+	blob := plumbing.ComputeHash(plumbing.BlobObject, []byte("../../escaped"))
+	for _, s := range []string{
+		"100644 f\x00", "100755 x\x00", "120000 l\x00", "40000 d\x00", "100644 ../f\x00", "100644 .git\x00",
+		"160000 s\x00", "40000 ..\x00", "100644 a/b\x00", "100664 old\x00", "0 z\x00", "",
+	} {
+		f.Add([]byte(s + string(blob[:])))
+	}
+	f.Add([]byte("100644 a\x00" + string(blob[:]) + "120000 a\x00" + string(blob[:])))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		outer := t.TempDir()
+		r, err := Open(filepath.Join(outer, "store"), "/nowhere")
+		if err != nil {
+			t.Fatal(err)
+		}
+		put := func(kind plumbing.ObjectType, content []byte) plumbing.Hash {
+			st := r.storage()
+			defer st.Close()
+			o := st.NewEncodedObject()
+			o.SetType(kind)
+			w, err := o.Writer()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write(content); err != nil {
+				t.Fatal(err)
+			}
+			h, err := st.SetEncodedObject(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return h
+		}
+		put(plumbing.BlobObject, []byte("../../escaped"))
+		tree := put(plumbing.TreeObject, content)
+		commit := put(plumbing.CommitObject, []byte("tree "+tree.String()+"\n\nmessage\n"))
+		root := filepath.Join(outer, "in", "release")
+		if err := os.MkdirAll(root, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		dir, err := os.OpenRoot(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		// Refused or not, and however far it came.
+		_ = r.write(t.Context(), commit.String(), dir)
+		for _, dir := range []string{outer, filepath.Join(outer, "in")} {
+			entries, err := os.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range entries {
+				if n := e.Name(); n != "store" && n != "in" && n != "release" {
+					t.Fatalf("%s was written outside of the directory", n)
+				}
+			}
+		}
+		err = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+			if err != nil || path == root {
+				return err
+			}
+			if strings.EqualFold(d.Name(), ".git") {
+				t.Fatalf("%s was written", path)
+			}
+			if d.Type() == os.ModeSymlink {
+				t.Fatalf("the link %s, which leads out of the directory, was written", path)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
