@@ -57,10 +57,11 @@ func (m *machine) noteApp(a *App, kind Note, reason Reason, format string, args 
 // differs from before, and collects what changed.
 func (m *machine) finishEffects(before *State) []Effect {
 	effects := m.notes
+	keptBefore, kept := before.keeps(), m.keeps()
 	for i := range m.Placements {
 		p := &m.Placements[i]
 		old := before.Placement(p.App, p.Node)
-		if old == nil || old.Generation != p.Generation || !reflect.DeepEqual(before.wanted(old), m.wanted(p)) {
+		if old == nil || old.Generation != p.Generation || !before.wanted(old, keptBefore[p.App]).equal(m.wanted(p, kept[p.App])) {
 			m.Generation++
 			p.Generation = m.Generation
 			effects = append(effects, Assign{App: p.App, Node: p.Node, Generation: p.Generation})
@@ -126,12 +127,26 @@ func (s *State) Wanted(app, node string) (Wanted, uint64, bool) {
 	if p == nil {
 		return Wanted{}, 0, false
 	}
-	return s.wanted(p), p.Generation, true
+	return s.wanted(p, s.Keep(app)), p.Generation, true
 }
 
-func (s *State) wanted(p *Placement) Wanted {
+// keeps returns [State.Keep] of every app.
+func (s *State) keeps() map[string][]ReleaseID {
+	keep := make(map[string][]ReleaseID, len(s.Apps))
+	for i := range s.Apps {
+		keep[s.Apps[i].Name] = s.Keep(s.Apps[i].Name)
+	}
+	return keep
+}
+
+func (w Wanted) equal(o Wanted) bool {
+	return w.Revision == o.Revision && w.Rollout == o.Rollout && w.Prepare == o.Prepare && w.Attempt == o.Attempt &&
+		slices.Equal(w.Keep, o.Keep) && slices.Equal(w.Targets, o.Targets)
+}
+
+func (s *State) wanted(p *Placement, keep []ReleaseID) Wanted {
 	a := s.App(p.App)
-	w := Wanted{Revision: a.Revision, Prepare: p.Prepare, Attempt: p.Attempt, Keep: s.Keep(p.App)}
+	w := Wanted{Revision: a.Revision, Prepare: p.Prepare, Attempt: p.Attempt, Keep: keep}
 	if a.Live != nil {
 		w.Rollout = a.Live.ID
 	} else if a.Last != nil {
