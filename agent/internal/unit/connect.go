@@ -40,7 +40,7 @@ func (m *Manager) Close() {
 func (m *Manager) connected(ctx context.Context) (*link, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.open != nil {
+	if m.open != nil && m.open.Connected() {
 		return m.open, nil
 	}
 	if m.open != nil {

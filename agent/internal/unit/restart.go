@@ -213,10 +213,12 @@ func (m *Manager) Settled(ctx context.Context, unit, invocation string, nrestart
 	if st.Up() && st.NRestarts <= nrestarts {
 		return fault.Errorf(api.ReasonSystemd, "%s was restarted by somebody else", unit)
 	}
-	if n := st.NRestarts - nrestarts; n > 0 && st.Up() {
-		lines := m.lastLines(ctx, invocation)
-		return fault.Errorf(api.ReasonStartFailed, "%s did not stay up: it ended and systemd started it again (%s)%s",
-			unit, times(n), lines)
+	if n := st.NRestarts - nrestarts; n > 0 {
+		text := fmt.Sprintf("%s did not stay up: it ended and systemd started it again (%s)", unit, times(n))
+		if !st.Up() && st.ActiveState != "activating" {
+			text += "; at last " + st.why()
+		}
+		return fault.Errorf(api.ReasonStartFailed, "%s%s", text, m.lastLines(ctx, invocation))
 	}
 	return m.failed(ctx, unit+" did not stay up", st)
 }
