@@ -31,7 +31,7 @@ func newSmall(t *testing.T) small {
 	s := small{n, c, units, newRepo(t)}
 	c.set(hello, func(a *api.Assignment) {
 		a.Spec = api.Spec{Repo: s.repo.dir, Unit: "hello.service", RestartTimeout: api.Duration(20 * time.Second)}
-		a.Rollout = "hello-1"
+		a.Rollout, a.KeepReleases = "hello-1", 5
 		a.Targets = []api.Goal{{Target: "hello@web1"}}
 	})
 	return s

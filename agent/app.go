@@ -67,26 +67,27 @@ func (p *app) start() {
 	p.a.running.Go(p.activateLoop)
 }
 
-// accept journals an assignment, unless it is an old one, and sets to work.
-func (p *app) accept(as api.Assignment) error {
+// accept journals an assignment, unless it is an old one, and sets to work; it
+// tells whether it was new.
+func (p *app) accept(as api.Assignment) (bool, error) {
 	d := p.file.Read()
 	switch {
 	case as.Generation < d.Generation:
 		p.log.Debug("ignored an old assignment", "generation", as.Generation, "held", d.Generation)
-		return nil
+		return false, nil
 	case as.Generation == d.Generation && d.Assignment != nil && !d.Absent:
-		return nil
+		return false, nil
 	}
 	err := p.file.Update(func(d *journal.Doc) error {
 		d.Generation, d.Assignment, d.Absent = as.Generation, &as, false
 		return nil
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	p.log.Info("assignment accepted", "generation", as.Generation)
 	p.changed()
-	return nil
+	return true, nil
 }
 
 // absent notes that the coordinator does not name the app to this node any

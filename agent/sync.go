@@ -42,8 +42,9 @@ func (a *Agent) sync() {
 			push = true
 			continue
 		}
+		brought := false
 		if err == nil {
-			err = a.accept(resp)
+			brought, err = a.accept(resp)
 		}
 		if a.stop.Err() != nil {
 			return
@@ -64,10 +65,9 @@ func (a *Agent) sync() {
 			lastError = ""
 		}
 		backoff = backoffMin
-		// An answer that came at once although it might have been held brings
-		// something new, or it is a coordinator that does not hold: then not
-		// more often than this.
-		if !push && time.Since(begun) < backoffMin {
+		// One that answers at once, with nothing new, does not hold or repeats
+		// what is not accepted: then not more often than this.
+		if !push && !brought && time.Since(begun) < backoffMin {
 			a.rest(backoffMin - time.Since(begun))
 		}
 		push = false
@@ -119,15 +119,18 @@ func (a *Agent) rest(d time.Duration) {
 
 func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
 
-// accept takes the node's assignments: the complete set.
-func (a *Agent) accept(resp api.SyncResponse) error {
+// accept takes the node's assignments, the complete set, and tells whether they
+// brought anything new.
+func (a *Agent) accept(resp api.SyncResponse) (brought bool, err error) {
 	var errs []error
 	named := map[string]bool{}
 	for _, as := range resp.Assignments {
 		named[as.App] = true
 		p, err := a.app(as.App)
 		if err == nil {
-			err = p.accept(as)
+			var news bool
+			news, err = p.accept(as)
+			brought = brought || news
 		}
 		errs = append(errs, err)
 	}
@@ -138,7 +141,7 @@ func (a *Agent) accept(resp api.SyncResponse) error {
 			errs = append(errs, p.absent())
 		}
 	}
-	return errors.Join(errs...)
+	return brought, errors.Join(errs...)
 }
 
 // report is every app that the coordinator may have something to say about.
