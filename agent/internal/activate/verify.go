@@ -98,7 +98,7 @@ func (a *activation) verify() error {
 	if a.t.Undo != nil && !a.t.Restarted {
 		a.t.Running = first.InvocationID // it was never restarted
 	}
-	p := quick(orElse(h.Interval.D(), time.Second))
+	poll := quick(orElse(h.Interval.D(), time.Second))
 	passes, need := 0, max(h.Passes, 1)
 	last := health.Probe{Text: "no probe yet"}
 	held := time.Now()
@@ -107,10 +107,16 @@ func (a *activation) verify() error {
 			return err
 		}
 		ctx, cancel := context.WithDeadline(a.Work, deadline)
-		if last = a.probe(ctx, st); last.OK {
-			passes++
-		} else {
-			passes = 0
+		p := a.probe(ctx, st)
+		// A probe that the deadline cut short says nothing about the target,
+		// unless it is all there is.
+		if cut := !p.OK && ctx.Err() != nil; !cut || last.At.IsZero() {
+			last = p
+			if p.OK {
+				passes++
+			} else {
+				passes = 0
+			}
 		}
 		cancel()
 		if a.Work.Err() != nil {
@@ -124,7 +130,7 @@ func (a *activation) verify() error {
 			return a.unhealthy(h, st, passes, need, last)
 		}
 		a.show(fmt.Sprintf("%d of %d passes: %s", passes, need, last.Text))
-		wait := p.next()
+		wait := poll.next()
 		if last.OK && h.Interval > 0 {
 			wait = h.Interval.D()
 		}
