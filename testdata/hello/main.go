@@ -37,7 +37,12 @@ func main() {
 		fmt.Fprintln(w, version)
 	})
 	mux.HandleFunc("POST /echo", func(w http.ResponseWriter, r *http.Request) {
-		if _, err := io.Copy(w, io.LimitReader(r.Body, 1<<20)); err != nil {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if _, err := w.Write(body); err != nil {
 			log.Printf("Cannot echo: %v", err)
 		}
 	})

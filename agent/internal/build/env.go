@@ -1,11 +1,13 @@
 package build
 
 import (
+	"cmp"
 	"os"
 	"os/user"
 	"strings"
 )
 
+// defaultPath is where programs are looked for when the agent itself has no PATH.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // environment completes env with defaults and the marker.
@@ -20,7 +22,7 @@ func environment(env []string, marker string) []string {
 		}
 	}
 	if !set["PATH"] {
-		all = append(all, "PATH="+defaultPath)
+		all = append(all, "PATH="+cmp.Or(os.Getenv("PATH"), defaultPath))
 	}
 	if !set["HOME"] {
 		all = append(all, "HOME="+home())

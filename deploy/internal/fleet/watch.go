@@ -82,11 +82,11 @@ func (r *Rotation) Wait() error {
 // Rollout reads a rollout as deployctl gives it.
 func (f *Fleet) Rollout(ctx context.Context, id string) (api.Rollout, error) {
 	var out bytes.Buffer
-	var r api.Rollout
+	var page api.EventPage
 	if err := f.Deployctl(ctx, &out, "show", id, "--json"); err != nil {
-		return r, err
+		return page.Rollout, err
 	}
-	return r, json.Unmarshal(out.Bytes(), &r)
+	return page.Rollout, json.Unmarshal(out.Bytes(), &page)
 }
 
 // Follow prints a rollout's timeline as it happens and checks how it ends.
