@@ -470,7 +470,7 @@ func TestRunsOfARestlessUnit(t *testing.T) {
 	w.write(t, "restless.service", "[Unit]\nStartLimitIntervalSec=0\n"+service("exit 1", "Restart=always", "RestartSec=1ms"))
 	ctx := within(t)
 	_, _ = w.units.Restart(ctx, "restless.service") // up or not, as chance will have it
-	for range 3 { // each may take all the time that it has
+	for range 3 {                                   // each may take all the time that it has
 		if _, _, err := w.units.Runs(ctx, "restless.service"); err != nil {
 			t.Fatal(err)
 		}
