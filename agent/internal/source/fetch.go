@@ -198,7 +198,7 @@ func (s *session) fetch(st *filesystem.Storage, a ask, say *lines) error {
 	}
 	pack := &counted{r: resp, cancel: s.cancel}
 	if len(a.haves) > 0 {
-		pack.max = 0
+		pack.max = maxThin
 	}
 	var rd io.Reader = pack
 	if band != 0 {

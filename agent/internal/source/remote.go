@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
@@ -48,6 +49,11 @@ func parseRemote(raw string) (remote, error) {
 			err = fmt.Errorf("the scheme %q is not supported", ep.Protocol)
 		}
 	}
+	if parse := (*url.Error)(nil); errors.As(err, &parse) {
+		// Where credentials end in it is anybody's guess, and the error quotes it.
+		scheme, _, _ := strings.Cut(raw, "://")
+		public, err = strconv.Quote(scheme+"://..."), errors.New("it is not a valid URL (a password in it needs percent-encoding)")
+	}
 	if err != nil {
 		return rem, fault.Errorf(api.ReasonFetchFailed,
 			"cannot use the repository URL %s: %s; expected one like https://host/owner/name or git@host:owner/name",
@@ -64,12 +70,14 @@ func redact(raw string) (public string, secrets []string) {
 	if !ok {
 		return raw, nil // a path or user@host:path, which hold no password
 	}
-	host, path, slash := strings.Cut(rest, "/")
-	if slash {
-		path = "/" + path
+	host, path := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		host, path = rest[:i], rest[i:]
 	}
 	var query string
-	path, query, _ = strings.Cut(path, "?")
+	if i := strings.IndexAny(path, "?#"); i >= 0 {
+		path, query = path[:i], path[i+1:]
+	}
 	var userinfo string
 	if i := strings.LastIndexByte(host, '@'); i >= 0 {
 		userinfo, host = host[:i], host[i+1:]

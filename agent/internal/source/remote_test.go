@@ -143,7 +143,7 @@ func TestCredentialsOfTheURLAreUsed(t *testing.T) {
 }
 
 func TestURLsThatCannotBeUsedAreRefusedAtOnce(t *testing.T) {
-	for _, raw := range []string{"ftp://user:s3cret@host/x", "https://user:s3cret@host:port/x", "https://h/%zz?token=s3cret"} {
+	for _, raw := range []string{"ftp://user:s3cret@host/x", "https://user:s3cret@host:port/x", "https://user:s3cret/x@host/y", "https://user:s3cret?x@host/y", "https://user:s3cret%zz@host/y", "https://h/%zz?token=s3cret"} {
 		_, err := source.Open(filepath.Join(t.TempDir(), "store"), raw)
 		if err == nil {
 			t.Errorf("%s was accepted", raw)

@@ -2,6 +2,7 @@ package source_test
 
 import (
 	"bytes"
+	"compress/zlib"
 	"crypto/rand"
 	"net/http"
 	"os"
@@ -185,6 +186,13 @@ func TestADamagedStoreIsMended(t *testing.T) {
 		"missing loose":   func(t *testing.T, store string) { each(t, store, "[0-9a-f][0-9a-f]/*", os.Remove) },
 		"everything gone": func(t *testing.T, store string) { must(t, os.RemoveAll(store)) },
 		"no HEAD":         func(t *testing.T, store string) { must(t, os.RemoveAll(filepath.Join(store, "HEAD"))) },
+		"other content": func(t *testing.T, store string) {
+			var other bytes.Buffer
+			w := zlib.NewWriter(&other)
+			_, _ = w.Write([]byte("blob 3\x00bad"))
+			must(t, w.Close())
+			each(t, store, "[0-9a-f][0-9a-f]/*", func(path string) error { return os.WriteFile(path, other.Bytes(), 0o644) })
+		},
 		"broken shallow": func(t *testing.T, store string) {
 			must(t, os.WriteFile(filepath.Join(store, "shallow"), []byte("zz"), 0o644))
 		},

@@ -64,12 +64,12 @@ func FuzzRedact(f *testing.F) {
 			return
 		}
 		raw := scheme + "://" + user + ":" + secret + "@" + rest
-		public, _ := redact(raw)
-		if strings.Contains(public, secret) {
-			t.Fatalf("%q became %q", raw, public)
-		}
-		if _, err := parseRemote(raw); err != nil && strings.Contains(err.Error(), secret) {
+		rem, err := parseRemote(raw)
+		if err != nil && strings.Contains(err.Error(), secret) {
 			t.Fatalf("%q gave %v", raw, err)
+		}
+		if err == nil && strings.Contains(rem.String(), secret) {
+			t.Fatalf("%q became %q", raw, rem)
 		}
 	})
 }
