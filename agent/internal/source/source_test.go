@@ -141,6 +141,9 @@ func TestALargeChangeArrives(t *testing.T) {
 			r := openRepo(t, store, url)
 			checkout(t, u, r, first)
 			checkout(t, u, r, second)
+			if packs, _ := filepath.Glob(filepath.Join(store, "objects", "pack", "*.pack")); len(packs) != 2 {
+				t.Errorf("the change was resolved in memory; packs: %v", packs)
+			}
 			if left, _ := filepath.Glob(filepath.Join(store, "objects", "pack", "tmp_*")); len(left) != 0 {
 				t.Errorf("left behind: %v", left)
 			}
@@ -187,11 +190,9 @@ func TestADamagedStoreIsMended(t *testing.T) {
 		"everything gone": func(t *testing.T, store string) { must(t, os.RemoveAll(store)) },
 		"no HEAD":         func(t *testing.T, store string) { must(t, os.RemoveAll(filepath.Join(store, "HEAD"))) },
 		"other content": func(t *testing.T, store string) {
-			var other bytes.Buffer
-			w := zlib.NewWriter(&other)
-			_, _ = w.Write([]byte("blob 3\x00bad"))
-			must(t, w.Close())
-			each(t, store, "[0-9a-f][0-9a-f]/*", func(path string) error { return os.WriteFile(path, other.Bytes(), 0o644) })
+			each(t, store, "[0-9a-f][0-9a-f]/*", func(path string) error {
+				return os.WriteFile(path, loose("blob 3\x00bad"), 0o644)
+			})
 		},
 		"broken shallow": func(t *testing.T, store string) {
 			must(t, os.WriteFile(filepath.Join(store, "shallow"), []byte("zz"), 0o644))
@@ -225,6 +226,34 @@ func TestADamagedStoreIsMended(t *testing.T) {
 			checkout(t, u, r, third)
 		})
 	}
+}
+
+// go-git does not notice that an object is not what its name says.
+func TestAChangedFileInTheStoreIsNotDeployed(t *testing.T) {
+	u := newUpstream(t)
+	u.git("config", "uploadpack.allowAnySHA1InWant", "true")
+	first := u.commit(map[string]string{"a": "1"})
+	second := u.commit(map[string]string{"a": "2"})
+	store := filepath.Join(t.TempDir(), "store")
+	r := openRepo(t, store, u.dir)
+	must(t, r.Fetch(t.Context(), first, nil))
+	must(t, r.Fetch(t.Context(), second, nil))
+	blob := u.git("rev-parse", second+":a")
+	path := filepath.Join(store, "objects", blob[:2], blob[2:])
+	must(t, os.Chmod(path, 0o644))
+	must(t, os.WriteFile(path, loose("blob 1\x003"), 0o644))
+	dir := t.TempDir()
+	must(t, r.Write(t.Context(), second, dir))
+	same(t, tree(t, dir), u.archive(second))
+}
+
+// loose is the content of a file that holds one object.
+func loose(object string) []byte {
+	var b bytes.Buffer
+	w := zlib.NewWriter(&b)
+	_, _ = w.Write([]byte(object))
+	_ = w.Close()
+	return b.Bytes()
 }
 
 func each(t *testing.T, store, pattern string, do func(path string) error) {
