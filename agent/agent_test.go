@@ -51,6 +51,7 @@ func (s small) turn(n uint64, release, fallback string) {
 }
 
 func TestAPreparedReleaseIsActivatedInItsTurnOnly(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	r := s.repo.release(map[string]string{"f": "1"}, "echo built by $(cat f) > out", "echo done")
@@ -80,6 +81,7 @@ func TestAPreparedReleaseIsActivatedInItsTurnOnly(t *testing.T) {
 }
 
 func TestAFinishedTurnIsNotWorkedOnAgain(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	r := s.repo.release(nil)
@@ -116,6 +118,7 @@ func (s small) lastSync() api.SyncRequest {
 }
 
 func TestAnOldAssignmentIsIgnored(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	r := s.repo.release(nil)
@@ -136,6 +139,7 @@ func TestAnOldAssignmentIsIgnored(t *testing.T) {
 }
 
 func TestAFailedAttemptIsRepeatedWhenItsNumberRises(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	flag := filepath.Join(t.TempDir(), "flag")
@@ -166,6 +170,7 @@ func TestAFailedAttemptIsRepeatedWhenItsNumberRises(t *testing.T) {
 }
 
 func TestABuildDoesNotHoldUpAnActivation(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	first := s.repo.release(map[string]string{"f": "1"})
@@ -191,6 +196,7 @@ func TestABuildDoesNotHoldUpAnActivation(t *testing.T) {
 }
 
 func TestAnotherReleaseBreaksOffABuild(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	slow := s.repo.release(map[string]string{"f": "1"}, "sleep 600")
@@ -205,6 +211,7 @@ func TestAnotherReleaseBreaksOffABuild(t *testing.T) {
 }
 
 func TestATurnIsFinishedWithoutTheCoordinator(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	r := s.repo.release(nil)
@@ -232,6 +239,7 @@ func TestATurnIsFinishedWithoutTheCoordinator(t *testing.T) {
 }
 
 func TestAStoppedAgentGoesOnWithItsTurn(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	r := s.repo.release(nil)
@@ -257,6 +265,7 @@ func TestAStoppedAgentGoesOnWithItsTurn(t *testing.T) {
 }
 
 func TestAnAppThatIsNoLongerNamedIsLeftRunning(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	r := s.repo.release(nil)
@@ -279,6 +288,7 @@ func TestAnAppThatIsNoLongerNamedIsLeftRunning(t *testing.T) {
 }
 
 func TestOldReleasesAreRemovedAndKeptOnesStay(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	var ids []string
@@ -300,6 +310,7 @@ func TestOldReleasesAreRemovedAndKeptOnesStay(t *testing.T) {
 }
 
 func TestStateThatCannotBeWorkedWith(t *testing.T) {
+	t.Parallel()
 	s := newSmall(t)
 	s.start(t)
 	if _, err := agent.New(s.cfg, s.deps); err == nil || !strings.Contains(err.Error(), "another deploy-agent") {
