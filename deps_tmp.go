@@ -26,5 +26,13 @@ import (
 	_ "golang.org/x/term"
 	_ "modernc.org/sqlite"
 	_ "pgregory.net/rapid"
-	_ "golang.org/x/tools/go/packages"
+)
+
+import (
+	_ "github.com/digitalocean/godo"
+	_ "github.com/getkin/kin-openapi/openapi3"
+	_ "github.com/getkin/kin-openapi/openapi3filter"
+	_ "github.com/getkin/kin-openapi/routers/gorillamux"
+	_ "github.com/hetznercloud/hcloud-go/v2/hcloud"
+	_ "github.com/vishvananda/netlink"
 )
