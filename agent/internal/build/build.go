@@ -1,7 +1,7 @@
 // Package build runs the build commands of a release.
 //
 // A build is other people's code, so it gets nothing of the agent's own
-// environment, is bounded in time, and is gone as a whole when it ends:
+// environment but PATH and HOME, is bounded in time, and is gone as a whole when it ends:
 // whatever it left in the background is killed.
 package build
 
@@ -25,8 +25,8 @@ import (
 type Spec struct {
 	Dir      string   // working directory: the staging directory of the release
 	Commands []string // shell command lines, run in order until one fails
-	// Env is the whole environment, as KEY=value, save that PATH and HOME have
-	// defaults. A variable [Marker] is added.
+	// Env is the whole environment, as KEY=value, save that PATH and HOME default
+	// to the agent's. A variable [Marker] is added.
 	Env     []string
 	Timeout time.Duration // of all commands together; 0 is no limit
 	// Grace is how long a build that is cancelled or out of time may take to end
