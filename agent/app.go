@@ -37,6 +37,7 @@ type current struct {
 	target   string
 	number   uint64
 	progress activate.Progress
+	told     time.Time // when progress was last news
 	revoked  chan struct{}
 	closed   bool
 }

@@ -14,6 +14,9 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
+// detailInterval is how often a report is sent only for a turn's detail.
+const detailInterval = time.Second
+
 // activateLoop works on the app's turns, one at a time, for its targets share a
 // unit and a current release. Without any it observes and prunes.
 func (p *app) activateLoop() {
@@ -102,9 +105,16 @@ func (p *app) work(target string, t journal.Turn, held *journal.Held, how func(a
 		Journal: turnJournal{p, target}, MayRestart: p.a.cfg.MayRestart, Log: log,
 		Progress: func(pr activate.Progress) {
 			p.mu.Lock()
+			defer p.mu.Unlock()
+			before := cur.progress
 			cur.progress = pr
-			p.mu.Unlock()
-			p.a.notify()
+			before.Detail = pr.Detail
+			// A detail alone, such as how many requests are in flight, changes
+			// with every look, and is not worth a report each time.
+			if before != pr || time.Since(cur.told) > detailInterval {
+				cur.told = time.Now()
+				p.a.notify()
+			}
 		},
 		Stop: p.a.stop, Work: p.a.work, Revoked: cur.revoked,
 	}, t, held)
