@@ -28,7 +28,9 @@ type AppConfig struct {
 }
 
 // Started tells that the coordinator has just started: what it knew of its
-// nodes is old, and deadlines that passed while it was down are extended.
+// nodes is old, and deadlines that passed while it was down are extended. It is
+// the first event of a coordinator's life, before [Configured]: an engine that
+// is not told so gives turns by what it knew before.
 type Started struct {
 	At time.Time `json:"at"`
 }

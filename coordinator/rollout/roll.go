@@ -151,6 +151,11 @@ func (m *machine) settleReturned(a *App, t *Target) {
 		}
 		m.note(r, t, NoteReturned, "", "%s is back", t.Node)
 	}
+	if m.strayed(t, r.Release) {
+		m.rest(t, TargetPreparing)
+		m.prepare(t, r.Release)
+		m.note(r, t, NoteLost, "", "%s no longer runs %s, and activates it again", t.Node, a.short(r.Release))
+	}
 	m.settlePrepare(a, t)
 }
 
@@ -186,7 +191,16 @@ func (m *machine) succeed(a *App, active int, out []string) {
 		a.moveLast(r.Release)
 	}
 	text := fmt.Sprintf("%s serves on all %d targets", a.short(r.Release), active)
-	if len(out) > 0 {
+	switch {
+	case r.Kind == CatchUp:
+		var nodes []string
+		for _, t := range m.targets(r) {
+			nodes = append(nodes, t.Node)
+		}
+		text = fmt.Sprintf("%s caught up with %s", strings.Join(nodes, ", "), a.short(r.Release))
+	case len(r.Order) == 1:
+		text = fmt.Sprintf("%s serves on the only target", a.short(r.Release))
+	case len(out) > 0:
 		text = fmt.Sprintf("%s serves on %d of %d targets; %s", a.short(r.Release), active, len(r.Order), strings.Join(out, "; "))
 	}
 	m.finish(a, Succeeded, "", text)
@@ -379,11 +393,12 @@ func (m *machine) finishTurn(a *App, t *Target, o *Outcome) {
 func (m *machine) turnFailed(a *App, t *Target, o *Outcome) {
 	r := a.Live
 	if r.Status == Rolling && r.Kind == Deploy && o.Fault == ReleaseFault && a.Policy.AutoRollback {
-		if o.Reverted {
+		switch {
+		case o.Reverted:
 			t.Phase = TargetReverted
-		} else {
+		case r.From == "":
 			m.quarantine(a, t)
-		}
+		} // else it is returned first of all, for it is out as it is
 		m.condemn(a, o.Reason, fmt.Sprintf("%s failed on %s: %s", a.short(r.Release), t.Node, o.Text))
 		return
 	}
@@ -442,7 +457,8 @@ func (m *machine) condemn(a *App, reason Reason, text string) {
 func (m *machine) startReturn(a *App, ending Status, reason Reason, text string) {
 	r := a.Live
 	r.Ending, r.Paused = ending, nil
-	m.status(r, RollingBack, reason, text)
+	m.status(r, RollingBack, reason, fmt.Sprintf("%s; rolling back to %s", text, a.short(r.From)))
+	r.Text = text
 	r.Deadline = m.now.Add(a.Policy.ProgressTimeout)
 	for _, t := range m.targets(r) {
 		m.prepare(t, r.From)
@@ -486,6 +502,10 @@ func (m *machine) settleReturn(a *App) {
 				m.rest(t, TargetReverting)
 			}
 		}
+		if m.strayed(t, r.From) {
+			m.rest(t, TargetReverting)
+			m.note(r, t, NoteLost, "", "%s does not run %s any more", t.Node, a.short(r.From))
+		}
 		switch t.Phase {
 		case TargetReverting:
 			done = false
@@ -499,6 +519,11 @@ func (m *machine) settleReturn(a *App) {
 		text := r.Text + fmt.Sprintf("; %s serves again", a.short(r.From))
 		if out := m.left(r); len(out) > 0 {
 			text += "; " + strings.Join(out, "; ")
+		}
+		for _, t := range m.targets(r) {
+			if t.Phase == TargetActive && !t.Proved(r.From) {
+				m.rest(t, TargetWaiting) // it catches up
+			}
 		}
 		m.finish(a, r.Ending, r.Reason, text)
 	case r.Paused == nil || r.alarmed():

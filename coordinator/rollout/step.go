@@ -265,7 +265,7 @@ func (m *machine) startCatchUp(a *App) bool {
 	var order []TargetID
 	for i := range m.Targets {
 		t := &m.Targets[i]
-		if t.App != a.Name || t.Turn != 0 || !m.present(t) || (t.Phase != TargetUnreachable && t.Phase != TargetWaiting && !m.strayed(a, t)) {
+		if t.App != a.Name || t.Turn != 0 || !m.present(t) || (t.Phase != TargetUnreachable && t.Phase != TargetWaiting && !m.strayed(t, a.Current)) {
 			continue
 		}
 		if t.Proved(a.Current) {
@@ -282,17 +282,17 @@ func (m *machine) startCatchUp(a *App) bool {
 	return true
 }
 
-// strayed tells whether a target that was left well runs something else now:
-// its disk was replaced, or another hand changed it. One that is merely down is
-// not brought back by another activation.
-func (m *machine) strayed(a *App, t *Target) bool {
-	if t.Phase != TargetActive && t.Phase != TargetReverted {
+// strayed tells whether a target that was left well on a release runs something
+// else now: its disk was replaced, or another hand changed it. One that is
+// merely down is not brought back by another activation.
+func (m *machine) strayed(t *Target, from ReleaseID) bool {
+	if (t.Phase != TargetActive && t.Phase != TargetReverted) || t.Turn != 0 || !m.present(t) {
 		return false
 	}
 	if t.Seen.Release == "" {
-		return !m.holds(t, a.Current)
+		return t.Seen.Health == HealthUnknown || !m.holds(t, from)
 	}
-	return t.Seen.Release != a.Current
+	return t.Seen.Release != from
 }
 
 // newRollout numbers a rollout; the caller puts it in its place.
@@ -302,7 +302,7 @@ func (m *machine) newRollout(a *App, kind Kind, release ReleaseID, order []Targe
 		ID: rolloutName(a.Name, a.Number), App: a.Name, Kind: kind, Release: release,
 		Status: Queued, By: by, Cause: cause, Created: m.now, Order: order,
 	}
-	m.note(r, nil, NoteRequested, ReasonRequested, "%s of %s, asked for by %s%s", kind.noun(), a.short(release), by, inBrackets(cause))
+	m.note(r, nil, NoteRequested, ReasonRequested, "%s %s, asked for by %s%s", kind.noun(), a.short(release), by, inBrackets(cause))
 	return r
 }
 
@@ -423,7 +423,7 @@ func (m *machine) restUntouched(a *App, t *Target) {
 		m.quarantine(a, t)
 	case b != nil && b.Phase == TargetQuarantined:
 		t.Phase, t.Reason, t.Text = b.Phase, b.Reason, b.Text
-	case b != nil && t.Release == a.Current && (b.Phase == TargetActive || b.Phase == TargetReverted):
+	case t.Proved(a.Current), b != nil && t.Release == a.Current && (b.Phase == TargetActive || b.Phase == TargetReverted):
 		m.rest(t, TargetActive)
 	default:
 		m.rest(t, TargetWaiting)
@@ -477,11 +477,11 @@ func (a *App) short(id ReleaseID) string {
 func (k Kind) noun() string {
 	switch k {
 	case Rollback:
-		return "rollback"
+		return "rollback to"
 	case CatchUp:
-		return "catch-up"
+		return "catch-up to"
 	}
-	return "deployment"
+	return "deployment of"
 }
 
 func inBrackets(s string) string {

@@ -81,13 +81,8 @@ func (c *coordinator) start() {
 		c.load()
 	}
 	w.log("coordinator starts")
-	if w.rng.IntN(2) == 0 {
-		c.configure()
-		c.handle(rollout.Started{At: w.time()})
-	} else {
-		c.handle(rollout.Started{At: w.time()})
-		c.configure()
-	}
+	c.handle(rollout.Started{At: w.time()})
+	c.configure()
 	life := c.life
 	for app := range w.head {
 		c.pollBranch(app, life)

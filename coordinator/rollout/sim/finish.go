@@ -57,6 +57,11 @@ func (w *world) finish() {
 				w.request(rollout.ResumeRequested{At: w.time(), App: a.Name, By: "ann"})
 				w.quiet()
 			}
+			if a := w.co.state.App(appName(app)); a.Live == nil {
+				// What one app left out may stand in another's way.
+				w.request(rollout.RetryRequested{At: w.time(), App: a.Name, By: "ann"})
+				w.quiet()
+			}
 		}
 	}
 	w.co.checkSettled(true)

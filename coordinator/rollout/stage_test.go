@@ -1,0 +1,309 @@
+package rollout_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
+)
+
+// stage plays a scenario: the real engine, with agents that behave unless the
+// script says otherwise, in steps of one second.
+type stage struct {
+	out    strings.Builder
+	now    time.Time
+	state  rollout.State
+	config rollout.Configured
+	actors []*actor
+	heard  map[string]time.Time
+	fails  []*failure
+	noted  string // the sentences of the last steps
+}
+
+// actor is one app on one node: the agent's side of it.
+type actor struct {
+	app, node string
+	away      bool // its node does not report
+	stuck     bool // its turn never ends
+	disk      []rollout.ReleaseID
+	release   rollout.ReleaseID
+	out       bool
+	sick      bool // unhealthy by itself
+	outcome   *rollout.Outcome
+	failure   *rollout.PrepareReport
+
+	preparing rollout.ReleaseID
+	prepared  time.Time // when it will be
+	turn      uint64
+	goal      rollout.Goal
+	ends      time.Time // when the turn will
+	told      string
+}
+
+// failure is what the script says will go wrong.
+type failure struct {
+	node    string
+	release rollout.ReleaseID // "": of any
+	reason  string
+	prepare bool // else an activation
+	undone  bool // an activation that ends as it began
+	times   int
+}
+
+var began = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// condemning are the agents' reasons that condemn a release.
+var condemning = []string{"build_failed", "start_failed", "unhealthy", "soak_failed"}
+
+// play runs a script and returns what it printed.
+func play(script string) (string, error) {
+	s := &stage{now: began, heard: map[string]time.Time{}}
+	s.config = rollout.Configured{Pool: "web", MaxUnavailable: 1}
+	for i, line := range strings.Split(script, "\n") {
+		words := strings.Fields(line)
+		if len(words) == 0 || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if err := s.do(words); err != nil {
+			return "", fmt.Errorf("line %d, %q: %w", i+1, line, err)
+		}
+	}
+	s.table()
+	return s.out.String(), nil
+}
+
+func (s *stage) print(format string, a ...any) {
+	d := s.now.Sub(began)
+	line := fmt.Sprintf("%3d:%02d  ", int(d.Minutes()), int(d.Seconds())%60) + fmt.Sprintf(format, a...)
+	s.out.WriteString(strings.TrimRight(line, " ") + "\n")
+}
+
+// step gives the engine an event and prints what it notes.
+func (s *stage) step(ev rollout.Event) error {
+	next, effects, err := rollout.Step(s.state, ev)
+	if r, ok := err.(*rollout.Refused); ok {
+		s.print("refused (%s): %s", r.Code, r.Text)
+		s.noted += r.Text + "\n"
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.state = next
+	for _, e := range effects {
+		if n, ok := e.(rollout.Noted); ok {
+			name := string(n.Rollout)
+			if name == "" {
+				name = n.App
+			}
+			s.print("%-8s %-14s %s", name, n.Kind, n.Text)
+			s.noted += n.Text + "\n"
+		}
+	}
+	return nil
+}
+
+// second lets one second pass.
+func (s *stage) second() error {
+	s.now = s.now.Add(time.Second)
+	for _, a := range s.actors {
+		s.act(a)
+	}
+	nodes := slices.Clone(s.state.Nodes)
+	for _, n := range nodes {
+		if err := s.hear(n.Name); err != nil {
+			return err
+		}
+	}
+	if at, ok := s.state.NextDeadline(); ok && !s.now.Before(at) {
+		return s.step(rollout.Tick{At: s.now})
+	}
+	return nil
+}
+
+// hear gives the engine a node's report, if it has one, or gives the node up.
+func (s *stage) hear(node string) error {
+	report, news, away := rollout.Reported{At: s.now, Node: node}, false, false
+	for _, a := range s.actors {
+		if a.node != node {
+			continue
+		}
+		away = away || a.away
+		pr, text := s.report(a)
+		news = news || text != a.told
+		a.told = text
+		report.Placements = append(report.Placements, pr)
+	}
+	switch since := s.now.Sub(s.heard[node]); {
+	case away && since >= time.Minute && s.state.Node(node).Reach != rollout.Unreachable:
+		return s.step(rollout.NodeLost{At: s.now, Node: node})
+	case !away && (news || since >= 25*time.Second):
+		s.heard[node] = s.now
+		return s.step(report)
+	}
+	return nil
+}
+
+func (s *stage) report(a *actor) (rollout.PlacementReport, string) {
+	_, generation, _ := s.state.Wanted(a.app, a.node)
+	t := rollout.TargetReport{
+		Target: rollout.TargetName(a.app, a.node), Release: a.release,
+		Rotation: rollout.RotationIn, Health: rollout.Healthy, Outcome: a.outcome,
+	}
+	switch {
+	case a.release == "":
+		t.Rotation, t.Health = rollout.RotationOut, rollout.HealthUnknown
+	case a.out:
+		t.Rotation = rollout.RotationOut
+	case a.sick:
+		t.Health = rollout.Unhealthy
+	}
+	pr := rollout.PlacementReport{
+		App: a.app, Generation: generation, Present: slices.Clone(a.disk), Prepare: a.failure,
+		Targets: []rollout.TargetReport{t},
+	}
+	return pr, fmt.Sprint(pr.Present, a.failure, t.Release, t.Rotation, t.Health, a.outcome)
+}
+
+// act lets an agent go on with what it is to do.
+func (s *stage) act(a *actor) {
+	want, _, ok := s.state.Wanted(a.app, a.node)
+	if !ok || a.away {
+		return
+	}
+	s.prepare(a, want)
+	goal := want.Targets[0]
+	if a.turn != 0 && goal.Turn != a.turn {
+		a.outcome = &rollout.Outcome{Turn: a.turn, Fault: rollout.Revoked, Reason: "revoked"}
+		a.turn = 0
+	}
+	switch {
+	case a.turn == 0 && goal.Turn != 0 && (a.outcome == nil || a.outcome.Turn != goal.Turn):
+		a.turn, a.goal, a.out = goal.Turn, goal, true
+		a.ends = s.now.Add(10*time.Second + goal.Soak)
+	case a.turn != 0 && !a.stuck && !s.now.Before(a.ends):
+		s.finishTurn(a)
+	}
+}
+
+func (s *stage) prepare(a *actor, want rollout.Wanted) {
+	id := want.Prepare
+	switch {
+	case id == "" || slices.Contains(a.disk, id) || (a.failure != nil && a.failure.Release == id && a.failure.Attempt == want.Attempt):
+		a.preparing = ""
+	case a.preparing != id:
+		a.preparing, a.prepared = id, s.now.Add(4*time.Second)
+	case !s.now.Before(a.prepared):
+		a.preparing = ""
+		if f := s.failing(a.node, id, true); f != nil {
+			a.failure = &rollout.PrepareReport{Release: id, Attempt: want.Attempt, Fault: f.fault(), Reason: rollout.Reason(f.reason), Text: f.text()}
+			return
+		}
+		a.disk = append(a.disk, id)
+	}
+}
+
+func (s *stage) finishTurn(a *actor) {
+	o := &rollout.Outcome{Turn: a.turn}
+	a.turn, a.outcome = 0, o
+	f := s.failing(a.node, a.goal.Release, false)
+	if f == nil && !slices.Contains(a.disk, a.goal.Release) {
+		f = &failure{reason: "release_missing", undone: true}
+	}
+	if f == nil {
+		o.OK, a.release, a.out, a.sick = true, a.goal.Release, false, false
+		return
+	}
+	o.Fault, o.Reason, o.Text = f.fault(), rollout.Reason(f.reason), f.text()
+	o.Reverted = f.undone && a.goal.Fallback != ""
+	if o.Reverted {
+		a.release, a.out = a.goal.Fallback, false
+	} else if o.Fault == rollout.ReleaseFault {
+		a.release = a.goal.Release
+	}
+}
+
+// failing returns the failure that the script has for this, or nil.
+func (s *stage) failing(node string, id rollout.ReleaseID, prepare bool) *failure {
+	for _, f := range s.fails {
+		if (f.node == node || f.node == "all") && f.prepare == prepare && (f.release == "" || f.release == id) && f.times > 0 {
+			f.times--
+			return f
+		}
+	}
+	return nil
+}
+
+func (f *failure) fault() rollout.Fault {
+	if slices.Contains(condemning, f.reason) {
+		return rollout.ReleaseFault
+	}
+	return rollout.NodeFault
+}
+
+func (f *failure) text() string {
+	switch f.reason {
+	case "build_failed":
+		return "`make` ended with status 2"
+	case "disk_full":
+		return "no space left on the device"
+	case "unhealthy":
+		return "no health check passed in 30s"
+	case "start_failed":
+		return "the unit ended with status 1 at once"
+	case "balancer_refused":
+		return "the balancer sees too few others that serve"
+	}
+	return strings.ReplaceAll(f.reason, "_", " ")
+}
+
+// table prints how everything stands in the end.
+func (s *stage) table() {
+	for i := range s.state.Apps {
+		a := &s.state.Apps[i]
+		fmt.Fprintf(&s.out, "\n%s: current %s", a.Name, orNone(string(a.Current)))
+		for _, r := range a.Releases {
+			switch {
+			case r.Bad != nil:
+				fmt.Fprintf(&s.out, ", %s bad", r.ID)
+			case r.Stable:
+				fmt.Fprintf(&s.out, ", %s stable", r.ID)
+			}
+		}
+		s.out.WriteString("\n")
+		for _, r := range []*rollout.Rollout{a.Last, a.Live, a.Waiting} {
+			if r == nil {
+				continue
+			}
+			state := string(r.Status)
+			if r.Paused != nil {
+				state += ", paused"
+			}
+			fmt.Fprintf(&s.out, "  %-8s %s of %s: %s\n", r.ID, r.Kind, r.Release, state)
+		}
+		for j := range s.state.Targets {
+			t := &s.state.Targets[j]
+			if t.App != a.Name {
+				continue
+			}
+			turn := ""
+			if t.Turn != 0 {
+				turn = ", holds a turn"
+			}
+			seen := "not heard of"
+			if t.Seen.Known {
+				seen = fmt.Sprintf("runs %s, %s", orNone(string(t.Seen.Release)), t.Seen.Rotation)
+			}
+			fmt.Fprintf(&s.out, "  %-8s %-11s %s%s\n", t.Node, t.Phase, seen, turn)
+		}
+	}
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	return s
+}
