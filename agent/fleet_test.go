@@ -156,7 +156,7 @@ func (c *coordinator) await(t *testing.T, what string, ok func() bool) {
 func (c *coordinator) awaitApp(t *testing.T, app, what string, ok func(api.AppReport) bool) (r api.AppReport) {
 	t.Helper()
 	c.await(t, what, func() bool {
-		found := false
+		var found bool
 		r, found = c.reports[app]
 		return found && ok(r)
 	})

@@ -81,7 +81,7 @@ func (c client) ask(ctx context.Context, e endpoint, op, line string, lost lbcli
 	}
 	defer conn.Close()
 	// The end of ctx, whatever its cause, ends the exchange.
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
 	if _, err := io.WriteString(conn, line+"\n"); err != nil {

@@ -234,8 +234,8 @@ func (a *activation) rejoin() error {
 	}
 	deadline := time.Now().Add(timeout)
 	p := quick(500 * time.Millisecond)
-	last := "no answer"
 	for {
+		var last string
 		ctx, cancel := a.call()
 		st, err := a.Balancer.RejoinStatus(ctx, *a.t.Restore)
 		cancel()

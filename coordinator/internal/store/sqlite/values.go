@@ -94,7 +94,7 @@ func explain(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	remedy := ""
+	var remedy string
 	switch e.Code() & 0xff {
 	case lib.SQLITE_FULL:
 		remedy = "free some disk space"
