@@ -141,6 +141,7 @@ func (e Reported) apply(m *machine) error {
 			m.Generation = max(m.Generation, pr.Generation) + 1
 			p.Generation = m.Generation
 		}
+		p.Accepted = pr.Generation
 		p.Present = slices.Sorted(slices.Values(pr.Present))
 		a := m.App(pr.App)
 		if f := pr.Prepare; f != nil && f.Release == p.Prepare && f.Attempt == p.Attempt && p.Failed != p.Attempt {

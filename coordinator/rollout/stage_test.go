@@ -164,7 +164,7 @@ func (s *stage) report(a *actor) (rollout.PlacementReport, string) {
 		App: a.app, Generation: generation, Present: slices.Clone(a.disk), Prepare: a.failure,
 		Targets: []rollout.TargetReport{t},
 	}
-	return pr, fmt.Sprint(pr.Present, a.failure, t.Release, t.Rotation, t.Health, a.outcome)
+	return pr, fmt.Sprint(generation, pr.Present, a.failure, t.Release, t.Rotation, t.Health, a.outcome)
 }
 
 // act lets an agent go on with what it is to do.

@@ -188,8 +188,14 @@ type Placement struct {
 	Tries   int       `json:"tries,omitempty"`   // failed attempts for this release
 	RetryAt time.Time `json:"retry_at,omitzero"`
 
-	// Observed: the complete releases on disk.
-	Present []ReleaseID `json:"present,omitempty"`
+	// Asked is the generation from which on the agent knows that it is to hold
+	// Prepare. An agent that has not accepted it may just prune that release.
+	Asked uint64 `json:"asked,omitempty"`
+
+	// Observed: the generation that the agent has accepted, and the complete
+	// releases on disk.
+	Accepted uint64      `json:"accepted,omitempty"`
+	Present  []ReleaseID `json:"present,omitempty"`
 }
 
 // Phase is where a target stands in the rollout that last touched it.

@@ -343,6 +343,7 @@ func (m *machine) prepare(t *Target, id ReleaseID) {
 	if p := m.Placement(t.App, t.Node); p.Prepare != id {
 		p.Prepare, p.Tries, p.RetryAt = id, 0, time.Time{}
 		p.Attempt++
+		p.Asked = m.Generation + 1 // what this step will give it is no lower
 	}
 }
 

@@ -48,7 +48,9 @@ func (c *coordinator) learn(n *node, m message) {
 			default:
 				k.now = unsure
 			}
-			k.missed = k.missed || tr.Rotation == rollout.RotationIn || (tr.Outcome != nil && tr.Outcome.OK && tr.Rotation != rollout.RotationUnknown)
+			st := c.state.Target(tr.Target)
+			ended := st != nil && st.Turn != 0 && tr.Outcome != nil && tr.Outcome.Turn == st.Turn && tr.Outcome.OK
+			k.missed = k.missed || tr.Rotation == rollout.RotationIn || ended
 		}
 	}
 }
@@ -219,6 +221,9 @@ func (c *coordinator) checkApp(before *rollout.State, a *rollout.App) {
 	if a.Live != nil && a.Live.Status.Final() {
 		c.w.fail("one-live", "%s is live and %s", a.Live.ID, a.Live.Status)
 	}
+	if r := a.Live; r != nil && r.Automatic && a.Hold != nil && (old.Live == nil || old.Live.ID != r.ID) {
+		c.w.fail("held", "%s begins while automation is on hold", r.ID)
+	}
 	if r := a.Live; r != nil && r.Status == rollout.Rolling {
 		for _, id := range r.Order {
 			t, o := c.state.Target(id), before.Target(id)
@@ -298,8 +303,22 @@ func (c *coordinator) checkRecords() {
 	}
 }
 
-// checkAccepted judges that a request that was taken has a rollout.
-func (c *coordinator) checkAccepted(ev rollout.DeployRequested, known int) {
+// checkAccepted judges that a request might be taken, and that there is a
+// rollout for it.
+func (c *coordinator) checkAccepted(ev rollout.DeployRequested, known int, was *rollout.App) {
+	if ev.Automatic {
+		if rel := was.Release(ev.Release.ID); rel != nil && rel.Bad != nil {
+			c.w.fail("bad-release", "automation deploys %s, which is bad", rel.ID)
+		}
+		for _, id := range ev.ContainedIn {
+			if rel := was.Release(id); id == was.Current || rel.Bad != nil {
+				c.w.fail("older", "automation deploys %s, which is older than %s", ev.Release.ID, id)
+			}
+		}
+		if ev.Diverged {
+			c.w.fail("diverged", "automation deploys %s, which does not contain %s", ev.Release.ID, was.Current)
+		}
+	}
 	for _, r := range c.records[known:] {
 		if r.Release == ev.Release.ID {
 			return

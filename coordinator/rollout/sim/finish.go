@@ -143,8 +143,8 @@ func (c *coordinator) checkSettled(final bool) {
 		}
 	}
 	allServe := true
-	c.eachTarget(func(_, app int, t *target) {
-		allServe = allServe && (t.serves() || c.state.App(appName(app)).Current == "")
+	c.eachTarget(func(i, app int, t *target) {
+		allServe = allServe && (t.serves() || !c.knows(i, app).missed)
 	})
 	c.eachTarget(func(i, app int, t *target) {
 		a, st := c.state.App(appName(app)), c.state.Target(t.id)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
@@ -163,9 +164,14 @@ func (c *coordinator) deploy(app int, want *commit, automatic bool) (error, bool
 		}
 	}
 	n := len(c.records)
+	var was rollout.App
+	if a != nil {
+		was = *a
+		was.Releases = slices.Clone(a.Releases)
+	}
 	err, up := c.step(ev)
 	if err == nil && c.w.bad == nil {
-		c.checkAccepted(ev, n)
+		c.checkAccepted(ev, n, &was)
 	}
 	return err, up
 }

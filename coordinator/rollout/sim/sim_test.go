@@ -20,6 +20,7 @@ var (
 	seeds    = flag.Uint64("sim.seeds", defaultSeeds, "how many seeds to run")
 	from     = flag.Uint64("sim.from", 1, "the first seed")
 	one      = flag.Uint64("sim.seed", 0, "run this seed alone, and print what happens")
+	shrink   = flag.Bool("sim.shrink", true, "look for the smallest script that fails")
 	failures = flag.Int("sim.failures", 1, "stop after so many seeds that fail")
 )
 
@@ -81,6 +82,10 @@ func TestSeeds(t *testing.T) {
 	t.Logf("%d schedules in %s: %.0f a second; %d steps, %d turns, %d rollouts %v",
 		ran, took.Round(time.Millisecond), float64(ran)/took.Seconds(), all.Steps, all.Turns, all.Rollouts, all.Statuses)
 	for i, p := range broken {
+		if !*shrink {
+			t.Errorf("seed %d: %s", p.Seed, because[i])
+			continue
+		}
 		small, v := Shrink(p, because[i], 300)
 		var b strings.Builder
 		_, _ = Run(small, func(s string) { b.WriteString(s + "\n") })

@@ -1,0 +1,138 @@
+package sim
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+var mutate = flag.Bool("sim.mutate", false, "break the engine on purpose, and see that it is noticed (takes minutes)")
+
+// edit replaces the one place of a file of the engine that reads like old.
+type edit struct{ file, old, new string }
+
+// mutants are deliberate mistakes. Each must be caught by a check of the made
+// world, or by a scenario or a test of the engine.
+var mutants = []struct {
+	name  string
+	edits []edit
+}{
+	{"turns without number", []edit{{"roll.go", "case turns >= m.MaxUnavailable:", "case false:"}}},
+	{"others that are down are not counted", []edit{{"roll.go", "case others+1 > m.MaxUnavailable:", "case false:"}}},
+	{"a target of unknown rotation is drained as if it were out", []edit{{"roll.go", "case !t.InService || t.Seen.out():", "case !t.InService || m.down(t):"}}},
+	{"unknown rotation counts as in rotation", []edit{{"state.go", "t.Seen.Rotation != RotationIn || t.Seen.Health == Unhealthy", "t.Seen.out()"}}},
+	{"any outcome ends a turn", []edit{{"apply.go", "o != nil && t.Turn != 0 && o.Turn == t.Turn {", "o != nil && t.Turn != 0 {"}}},
+	{"succeeds without proof", []edit{{"roll.go", "done = done && t.Turn == 0 && m.present(t) && t.Proved(r.Release)", "done = done && t.Turn == 0"}}},
+	{"rolls when the first node is prepared", []edit{{"roll.go", "if waiting > 0 || ready == 0 || r.Paused != nil {", "if ready == 0 || r.Paused != nil {"}}},
+	{"what a node held before a restart is believed", []edit{{"roll.go", "if m.Node(t.Node).Reach == Reachable && p.Accepted", "if p.Accepted"}}},
+	{"what a node held before it was asked is believed", []edit{{"roll.go", "p.Accepted >= p.Asked && m.holds", "m.holds"}}},
+	{"a rollback is rolled back", []edit{
+		{"roll.go", "if r.Status == Rolling && r.Kind == Deploy && o.Fault == ReleaseFault && a.Policy.AutoRollback {", "if r.Status == Rolling && o.Fault == ReleaseFault && a.Policy.AutoRollback {"},
+		{"step.go", "if r.Kind == Deploy {\n\t\tr.From = ", "{\n\t\tr.From = "},
+	}},
+	{"automation deploys a bad release again", []edit{{"request.go", "if e.Automatic && known != nil && known.Bad != nil {", "if e.Automatic && known != nil && known.Bad != nil && false {"}}},
+	{"automation goes back to an older commit", []edit{{"request.go", "if newer == id {", "if true || newer == id {"}}},
+	{"a forced push is deployed", []edit{{"request.go", "if e.Diverged {", "if e.Diverged && false {"}}},
+	{"a generation is not raised", []edit{{"step.go", "m.Generation++\n", ""}}},
+	{"a lost node loses its turn", []edit{{"apply.go", "case t.Turn != 0:\n", "case t.Turn != 0:\n\t\t\tt.Turn = 0\n"}}},
+	{"a lost node still counts as serving", []edit{{"state.go", "n == nil || n.Reach != Reachable || !t.Seen.Known ||", "n == nil ||"}}},
+	{"a failed turn is tried without end", []edit{
+		{"roll.go", "if t.Tries <= a.Policy.Retries {", "if true {"},
+		{"roll.go", "if t.Tries > a.Policy.Retries {", "if false {"},
+	}},
+	{"the turn that is out is not turned round", []edit{{"roll.go", "if t.Turn != 0 {\n\t\t\t\tm.giveTurn(a, t)\n\t\t\t}", ""}}},
+	{"a start does not forget what was seen", []edit{{"apply.go", "\t\tm.Nodes[i].Reach = ReachUnknown\n", ""}, {"apply.go", "t.Seen.Known = false\n\t\tif a := ", "if a := "}}},
+	{"a target that was left out is called active", []edit{{"step.go", "default:\n\t\tm.rest(t, TargetWaiting)\n\t}\n}\n\nfunc (p *Placement)", "default:\n\t\tm.rest(t, TargetActive)\n\t}\n}\n\nfunc (p *Placement)"}}},
+	{"a rollback leaves what waited for a retry", []edit{{"roll.go", "m.rest(t, TargetReverting) // left out", "m.rest(t, TargetActive) // left out"}}},
+	{"nothing catches up", []edit{{"step.go", "if a.Waiting != nil || a.Hold != nil || a.Current == \"\" {", "if true || a.Hold != nil {"}}},
+	{"the clock is set to the past", []edit{{"step.go", "\tm.forgetPast()\n", ""}}},
+	{"a waiting rollout is forgotten", []edit{{"request.go", "m.drop(a, w, Superseded, ReasonSupersededBy, fmt.Sprintf(\"superseded by %s\", r.ID))\n\t}\n\ta.Waiting = r", "_ = w\n\t}\n\ta.Waiting = r"}}},
+	{"a late return waits for a person", []edit{{"roll.go", "case r.Paused == nil || r.alarmed():", "case r.Paused == nil:"}}},
+	{"a hold does not hold", []edit{{"step.go", "if w == nil || (w.Automatic && a.Hold != nil) {", "if w == nil {"}}},
+	{"a step writes into the state that it was given", []edit{{"state.go", "\ts.Targets = slices.Clone(s.Targets)\n", ""}}},
+	{"a rollout ends unrecorded", []edit{{"step.go", "m.gone = append(m.gone, m.Changed(r))", ""}}},
+	{"what is out is returned last", []edit{{"roll.go", "case dx && !dy:\n\t\t\t\treturn -1", "case dx && !dy:\n\t\t\t\treturn 1"}}},
+}
+
+// TestMutants is `make mutate`. For each mutant it builds the tests against an
+// engine with that one mistake in it, and prints what noticed.
+func TestMutants(t *testing.T) {
+	if !*mutate {
+		t.Skip("run with -sim.mutate; it takes minutes")
+	}
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			overlay := breakEngine(t, m.edits)
+			if out, failed := goTest(t, overlay, ".", "-run=^TestSeeds$", "-args", "-sim.seeds=1500", "-sim.shrink=false"); failed {
+				t.Logf("caught by the made world: %s", first(out, `seed \d+: .*`))
+			} else if out, failed := goTest(t, overlay, ".."); failed {
+				t.Logf("caught by the engine's tests: %s", first(out, `--- FAIL: \S+/\S+|--- FAIL: \S+`))
+			} else {
+				t.Error("nothing notices")
+			}
+		})
+	}
+}
+
+// breakEngine returns an overlay in which the edits are made.
+func breakEngine(t *testing.T, edits []edit) string {
+	t.Helper()
+	dir, replace := t.TempDir(), map[string]string{}
+	for _, e := range edits {
+		path, err := filepath.Abs(filepath.Join("..", e.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		from := path
+		if r, ok := replace[path]; ok {
+			from = r
+		}
+		data, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(data), e.old); n != 1 {
+			t.Fatalf("%s has %d places that read %q, expected one: bring the mutant up to date", e.file, n, e.old)
+		}
+		replace[path] = filepath.Join(dir, e.file)
+		if err := os.WriteFile(replace[path], []byte(strings.Replace(string(data), e.old, e.new, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// goTest runs a package's tests with the overlay and tells whether they failed.
+func goTest(t *testing.T, overlay, pkg string, args ...string) (string, bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-vet=off", "-count=1", "-overlay=" + overlay, pkg}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if strings.Contains(string(out), "[build failed]") || strings.Contains(string(out), "[setup failed]") {
+		t.Fatalf("the mutant does not build:\n%s", out)
+	}
+	return string(out), err != nil
+}
+
+func first(out, pattern string) string {
+	if s := regexp.MustCompile(pattern).FindString(out); s != "" {
+		return s
+	}
+	return strings.TrimSpace(out)
+}
