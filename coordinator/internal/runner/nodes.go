@@ -20,8 +20,13 @@ type nodes struct {
 
 type node struct {
 	bell *bell.Bell
-	seen time.Time // or since when we wait to hear of it
-	last *api.SyncRequest
+	// taking is held while a report is taken, so that none overtakes another.
+	taking sync.Mutex
+
+	// Guarded by nodes.mu.
+	seen    time.Time // or since when we wait to hear of it
+	polling int       // syncs that are held for it at the moment
+	last    *api.SyncRequest
 }
 
 // Contact is what the runner last heard of a node.
@@ -51,27 +56,34 @@ func (n *nodes) get(name string) *node {
 	return n.byID[name]
 }
 
-// heard records a report and tells whether it is newer than the last: one that
-// was sent earlier and came late must not count.
-func (n *nodes) heard(name string, req *api.SyncRequest) bool {
+// arrive records that the node's agent calls, and leave that the call is over:
+// as long as it waits for an answer it is heard of.
+func (n *nodes) arrive(x *node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	x := n.byID[name]
-	x.seen = time.Now()
-	if l := x.last; l != nil && l.Instance == req.Instance {
-		if req.Epoch < l.Epoch || (req.Epoch == l.Epoch && req.Seq <= l.Seq) {
-			return false
-		}
-	}
-	x.last = req
-	return true
+	x.polling++
 }
 
-// touch records that the node is still connected.
-func (n *nodes) touch(name string) {
+func (n *nodes) leave(x *node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.byID[name].seen = time.Now()
+	x.polling--
+	x.seen = time.Now()
+}
+
+// late tells whether a report is older than the last one taken, or the same.
+func (n *nodes) late(x *node, req *api.SyncRequest) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := x.last
+	return l != nil && l.Instance == req.Instance &&
+		(req.Epoch < l.Epoch || (req.Epoch == l.Epoch && req.Seq <= l.Seq))
+}
+
+func (n *nodes) took(x *node, req *api.SyncRequest) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	x.last, x.seen = req, time.Now()
 }
 
 // silent returns the nodes not heard of for the timeout.
@@ -80,11 +92,21 @@ func (n *nodes) silent(timeout time.Duration) []string {
 	defer n.mu.Unlock()
 	var names []string
 	for name, x := range n.byID {
-		if time.Since(x.seen) >= timeout {
+		if x.silent(timeout) {
 			names = append(names, name)
 		}
 	}
 	return names
+}
+
+func (n *nodes) isSilent(name string, timeout time.Duration) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.byID[name].silent(timeout)
+}
+
+func (x *node) silent(timeout time.Duration) bool {
+	return x.polling == 0 && time.Since(x.seen) >= timeout
 }
 
 // Contact returns what was last heard of the node.
@@ -95,12 +117,16 @@ func (r *Runner) Contact(name string) Contact {
 	if x == nil || x.last == nil {
 		return Contact{}
 	}
-	return Contact{Seen: x.seen, Version: x.last.Version, Apps: x.last.Apps}
+	seen := x.seen
+	if x.polling > 0 {
+		seen = time.Now()
+	}
+	return Contact{Seen: seen, Version: x.last.Version, Apps: x.last.Apps}
 }
 
 // watchNodes tells the pools of nodes that fell silent.
 func (r *Runner) watchNodes(ctx context.Context) error {
-	ticker := time.NewTicker(r.cfg.NodeTimeout / 8)
+	ticker := time.NewTicker(max(r.cfg.NodeTimeout/8, time.Millisecond))
 	defer ticker.Stop()
 	for {
 		select {
@@ -123,6 +149,9 @@ func (r *Runner) lose(ctx context.Context, p *pool, name string) error {
 	defer p.mu.Unlock()
 	if n := p.state.Node(name); n == nil || n.Reach == rollout.Unreachable {
 		return nil
+	}
+	if !r.nodes.isSilent(name, r.cfg.NodeTimeout) {
+		return nil // it called while we came here; its report would be undone
 	}
 	delete(p.reports, name)
 	_, err := r.step(ctx, p, rollout.NodeLost{At: now(), Node: name})

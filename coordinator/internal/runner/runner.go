@@ -135,6 +135,7 @@ func (r *Runner) step(ctx context.Context, p *pool, ev rollout.Event) ([]rollout
 			err = errors.Join(err, again)
 		}
 		clear(p.reports)
+		r.tellAll(p)
 		return nil, err
 	}
 	p.state, p.version = next, version
@@ -155,6 +156,11 @@ func (r *Runner) act(p *pool, effects []rollout.Effect) {
 	if r.cfg.Committed != nil {
 		r.cfg.Committed(p.name, effects)
 	}
+	r.tell(p)
+}
+
+// tell wakes those who watch, and the clock.
+func (r *Runner) tell(p *pool) {
 	r.news.Ring()
 	select {
 	case p.wake <- struct{}{}:
@@ -162,20 +168,36 @@ func (r *Runner) act(p *pool, effects []rollout.Effect) {
 	}
 }
 
+// tellAll wakes everyone who may wait for a pool that changed we know not how.
+func (r *Runner) tellAll(p *pool) {
+	for _, n := range p.state.Nodes {
+		r.nodes.ring(n.Name)
+	}
+	r.tell(p)
+}
+
+// restBetweenTicks is how long a deadline waits that a tick did not move,
+// because it could not be stored or because of a mistake in the engine: time
+// must not be kept by spinning.
+const restBetweenTicks = time.Second
+
 // keepTime sends a tick when a deadline of the pool has come.
 func (r *Runner) keepTime(ctx context.Context, p *pool) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var ticked time.Time // the deadline that the last tick was for
 	for {
 		p.mu.Lock()
 		next, ok := p.state.NextDeadline()
 		p.mu.Unlock()
-		wait := time.Hour
-		if ok {
-			// Never at once: a deadline that a tick does not move must not spin.
-			wait = max(time.Until(next), 10*time.Millisecond)
+		switch {
+		case !ok:
+			timer.Reset(time.Hour)
+		case next.Equal(ticked):
+			timer.Reset(restBetweenTicks)
+		default:
+			timer.Reset(time.Until(next))
 		}
-		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -186,17 +208,13 @@ func (r *Runner) keepTime(ctx context.Context, p *pool) error {
 		if !ok {
 			continue
 		}
+		ticked = next
 		p.mu.Lock()
 		_, err := r.step(ctx, p, rollout.Tick{At: now()})
 		p.mu.Unlock()
 		if err != nil {
-			// The store may be back at the next deadline; nothing is lost meanwhile.
+			// The store may be back at the next try; nothing is lost meanwhile.
 			r.cfg.Log.Error("Cannot keep a deadline", "pool", p.name, "error", err)
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(time.Second):
-			}
 		}
 	}
 }

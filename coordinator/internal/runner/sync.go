@@ -23,14 +23,12 @@ type Placement struct {
 func (r *Runner) Sync(ctx context.Context, name string, req *api.SyncRequest, wait time.Duration) ([]Placement, error) {
 	n := r.nodes.get(name)
 	if n == nil {
-		return nil, nil // a node without apps
+		return nil, pause(ctx, wait) // a node without apps
 	}
-	if r.nodes.heard(name, req) {
-		for _, p := range r.pools {
-			if err := r.report(ctx, p, name, req); err != nil {
-				return nil, err
-			}
-		}
+	r.nodes.arrive(n)
+	defer r.nodes.leave(n)
+	if err := r.take(ctx, n, name, req); err != nil {
+		return nil, err
 	}
 	held := map[string]uint64{}
 	for _, a := range req.Apps {
@@ -47,11 +45,39 @@ func (r *Runner) Sync(ctx context.Context, name string, req *api.SyncRequest, wa
 		select {
 		case <-changed:
 		case <-timer.C:
-			r.nodes.touch(name)
 			return placements, nil
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
+	}
+}
+
+// take steps every pool with a report, unless it came late: then a newer one
+// was taken already. One that could not be stored may be sent again.
+func (r *Runner) take(ctx context.Context, n *node, name string, req *api.SyncRequest) error {
+	n.taking.Lock()
+	defer n.taking.Unlock()
+	if r.nodes.late(n, req) {
+		return nil
+	}
+	for _, p := range r.pools {
+		if err := r.report(ctx, p, name, req); err != nil {
+			return err
+		}
+	}
+	r.nodes.took(n, req)
+	r.news.Ring() // steps of a turn are shown, though they change no state
+	return nil
+}
+
+func pause(ctx context.Context, wait time.Duration) error {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -90,7 +116,6 @@ func (r *Runner) report(ctx context.Context, p *pool, name string, req *api.Sync
 	ev := reported(&p.state, name, req)
 	last, ok := p.reports[name]
 	if ok && n.Reach == rollout.Reachable && reflect.DeepEqual(last, ev) {
-		r.news.Ring() // steps of a turn are shown, though they change no state
 		return nil
 	}
 	stamped := ev
