@@ -52,9 +52,8 @@ func (m *machine) settlePrepare(a *App, t *Target) {
 	if t.Phase != TargetPreparing {
 		return
 	}
-	// What a node held before the coordinator started is no proof, nor is what it
-	// held before it knew that it is to hold it.
-	if m.Node(t.Node).Reach == Reachable && p.Accepted >= p.Asked && m.holds(t, r.Release) {
+	// What a node held before it knew that it is to hold it is no proof.
+	if p.Accepted >= p.Asked && m.holds(t, r.Release) {
 		m.rest(t, TargetPrepared)
 		m.note(r, t, NotePrepared, "", "%s is prepared on %s", a.short(r.Release), t.Node)
 		return

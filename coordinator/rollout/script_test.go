@@ -179,6 +179,8 @@ func (s *stage) app(args []string) error {
 			c.Policy.AutoRollback = value == "on"
 		case name == "target_timeout":
 			c.Policy.TargetTimeout, err = time.ParseDuration(value)
+		case name == "retry_backoff":
+			c.Policy.RetryBackoff, err = time.ParseDuration(value)
 		case name == "progress_timeout":
 			c.Policy.ProgressTimeout, err = time.ParseDuration(value)
 		default:

@@ -118,7 +118,12 @@ func (s *stage) second() error {
 		}
 	}
 	if at, ok := s.state.NextDeadline(); ok && !s.now.Before(at) {
-		return s.step(rollout.Tick{At: s.now})
+		if err := s.step(rollout.Tick{At: s.now}); err != nil {
+			return err
+		}
+		if at, ok := s.state.NextDeadline(); ok && !at.After(s.now) {
+			return fmt.Errorf("a tick leaves a deadline at %s, which is past", at)
+		}
 	}
 	return nil
 }
@@ -220,7 +225,7 @@ func (s *stage) finishTurn(a *actor) {
 	o.Reverted = f.undone && a.goal.Fallback != ""
 	if o.Reverted {
 		a.release, a.out = a.goal.Fallback, false
-	} else if o.Fault == rollout.ReleaseFault {
+	} else if !f.undone {
 		a.release = a.goal.Release
 	}
 }

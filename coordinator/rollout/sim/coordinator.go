@@ -187,10 +187,15 @@ func (c *coordinator) receive(n *node, m message) {
 	c.newest[n.index] = order{m.instance, m.epoch, m.seq}
 	c.heard[n.index] = w.now
 	c.poll[n.index] = w.now + 25*time.Second
+	known := slices.Clone(c.told)
 	if c.config[n.index] {
 		c.learn(n, m)
 	}
-	if !c.handle(rollout.Reported{At: w.time(), Node: n.name, Placements: m.report}) {
+	err, up := c.step(rollout.Reported{At: w.time(), Node: n.name, Placements: m.report})
+	if errors.Is(err, errLost) {
+		c.told = known
+	}
+	if !up {
 		return
 	}
 	for app := range n.targets {

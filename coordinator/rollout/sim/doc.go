@@ -29,4 +29,26 @@
 //
 // A target that crashes by itself after its last report is not the engine's
 // fault; it counts from the report on, or from the moment its node is given up.
+//
+// # Checks
+//
+//   - max-unavailable, turn-number, turn-held: turns, by both standards above.
+//   - prepared-first: no turn before every node that takes part holds the release.
+//   - finished-proved: what ends well serves the right release everywhere, by the
+//     newest reports, or names where it does not.
+//   - rejoin-unproved: nothing rejoins on what was not found healthy.
+//   - bad-release, older, diverged, held: what automation must not deploy.
+//   - rollback-of-rollback, undone-by-itself, bad-undone: how a bad release goes.
+//   - nobody-in-charge: with the faults over, what should serve does, or is
+//     quarantined, or belongs to a paused rollout.
+//   - accepted, push-lost, recorded, final, one-live: no request and no rollout is
+//     forgotten, and none changes once it is over.
+//   - generation: no assignment changes under its number; numbers only rise.
+//   - plain-data, replay: the state is plain data, and the stored events make it.
+//   - busy-clock, liveness: time moves on, and every rollout ends or says what it
+//     waits for.
+//   - recovers: in the end a person deploys a good release, and it serves everywhere.
+//
+// The runs of one schedule marshal the state at every 32nd commit and whenever
+// the coordinator starts; every fourth seed replays all its events.
 package sim

@@ -14,7 +14,7 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Violation is a promise that was broken.
 type Violation struct {
-	Check string // short and stable; see the README
+	Check string // short and stable; see the package comment
 	At    time.Duration
 	Text  string
 }
