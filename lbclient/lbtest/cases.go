@@ -37,6 +37,9 @@ func observe(t *testing.T, h Harness) {
 	if again := s.pool(); again.Epoch != p.Epoch {
 		t.Errorf("the epoch went from %q to %q though nothing happened", p.Epoch, again.Epoch)
 	}
+	if h.NoHealth != "" {
+		return
+	}
 	s.w.SetHealthy(s.target, false)
 	eventually(t, "the balancer finds the target down", func() bool {
 		return s.phase(s.target) == lbclient.PhaseUnhealthy
@@ -111,6 +114,10 @@ func capacity(t *testing.T, h Harness) {
 	r := s.snapshot()
 	s.wantClass("BeginDrain with more wanted than there are", s.provider.BeginDrain(t.Context(), r, others+1), lbclient.ClassUnsafe)
 	s.wantClass("BeginDrain with a negative number", s.provider.BeginDrain(t.Context(), r, -1), lbclient.ClassInvalid)
+	if h.NoHealth != "" {
+		lastUndrained(s)
+		return
+	}
 	for _, name := range s.w.Targets()[1:] {
 		s.w.SetHealthy(name, false)
 	}
@@ -127,6 +134,24 @@ func capacity(t *testing.T, h Harness) {
 	// A target that gets no work takes nothing away, however few others serve.
 	down := sit(t, s.w, s.w.Targets()[1])
 	down.drain(down.snapshot(), others)
+}
+
+// lastUndrained drains all others of a product that knows no health, as far as
+// it lets them go, and wants the last to stay.
+func lastUndrained(s seat) {
+	s.t.Helper()
+	for i, name := range s.w.Targets()[1:] {
+		other := sit(s.t, s.w, name)
+		other.drain(other.snapshot(), len(s.w.Targets())-2-i)
+	}
+	r := s.snapshot()
+	s.wantClass("BeginDrain of the last target", s.provider.BeginDrain(s.t.Context(), r, 1), lbclient.ClassUnsafe)
+	if got := s.phase(s.target); got != lbclient.PhaseServing {
+		s.t.Errorf("after a refusal the target stands as %s", got)
+	}
+	if v := s.visits(); len(v) != 1 {
+		s.t.Errorf("requests went to %v, want only %s", v, s.target)
+	}
 }
 
 func rejoinWaits(t *testing.T, h Harness) {

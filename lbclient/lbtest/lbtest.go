@@ -43,6 +43,9 @@ type Harness struct {
 	Forget func(t *testing.T, w World)
 	// Cut makes the balancer unreachable.
 	Cut func(t *testing.T, w World)
+	// NoHealth says why the product has no word of its own on health, if it has
+	// none. SetHealthy is not called then, and what needs it is left out.
+	NoHealth string
 }
 
 // patience bounds each wait for the balancer.
@@ -60,7 +63,7 @@ func Run(t *testing.T, h Harness) {
 		{"round trip", roundTrip, true},
 		{"in flight", inFlight, h.CountsInFlight},
 		{"capacity", capacity, true},
-		{"rejoin waits for the check", rejoinWaits, true},
+		{"rejoin waits for the check", rejoinWaits, h.NoHealth == ""},
 		{"restore outlives the provider", restoreOutlives, true},
 		{"foreign restore", foreignRestore, true},
 		{"another hand", anotherHand, h.HoldOut != nil},
