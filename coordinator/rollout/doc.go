@@ -16,8 +16,10 @@
 //
 // A rollout that cannot go on without a person is paused in the phase it has
 // reached. Failures are of two kinds. A reason that condemns the release (it
-// does not start, is not healthy) rolls every touched target back to the last
-// stable release and marks the release bad. A reason that condemns the node
+// does not start, is not healthy) rolls every touched target back to the release
+// that was current before, or the last stable one if that is bad, and marks the
+// release bad. A return that takes too long is paused as an alarm, and goes on by
+// itself as soon as it can. A reason that condemns the node
 // (no disk space, a balancer that refuses) is tried again a few times on that
 // node, then the target is left and named, and the rollout goes on if the pool
 // can spare it or pauses.
@@ -28,5 +30,7 @@
 // MaxUnavailable of them, and none is given while so many other targets are
 // down, unknown, or out that one more would exceed it. A turn ends only when
 // the agent reports its outcome: a lost agent keeps its turn, because its
-// target may be out.
+// target may be out. What the engine can know of a target is what its agent has
+// reported since the coordinator started; anything else counts as out, but is
+// not drained as if it were. A target that never served is not missed.
 package rollout

@@ -31,15 +31,14 @@ type coordinator struct {
 	late    map[rollout.RolloutID][]rollout.TargetID // that came back in the middle
 
 	// Volatile.
-	heard   []time.Duration
-	newest  []order
-	retired []int
-	poll    []time.Duration // until when the node waits for news
-	told    []knowledge     // of each target, in the order of nodes and apps
-	timer   int
-	crash   bool
-	crashL  bool
-	crashF  time.Duration
+	heard  []time.Duration
+	newest []order
+	poll   []time.Duration // until when the node waits for news
+	told   []knowledge     // of each target, in the order of nodes and apps
+	timer  int
+	crash  bool
+	crashL bool
+	crashF time.Duration
 }
 
 // order is the place of the newest report of a node.
@@ -72,7 +71,6 @@ func (c *coordinator) start() {
 	c.heard = make([]time.Duration, len(w.nodes))
 	c.newest = make([]order, len(w.nodes))
 	c.poll = make([]time.Duration, len(w.nodes))
-	c.retired = nil
 	for i := range c.heard {
 		c.heard[i] = w.now
 	}
@@ -177,12 +175,8 @@ func (c *coordinator) watch(life int) {
 // receive takes a report, unless a newer one of its node came before it.
 func (c *coordinator) receive(n *node, m message) {
 	w, was := c.w, c.newest[n.index]
-	if m.instance == was.instance && (m.epoch < was.epoch || (m.epoch == was.epoch && m.seq <= was.seq)) ||
-		slices.Contains(c.retired, m.instance) {
+	if m.instance == was.instance && (m.epoch < was.epoch || (m.epoch == was.epoch && m.seq <= was.seq)) {
 		return
-	}
-	if was.instance != 0 && m.instance != was.instance {
-		c.retired = append(c.retired, was.instance)
 	}
 	c.newest[n.index] = order{m.instance, m.epoch, m.seq}
 	c.heard[n.index] = w.now

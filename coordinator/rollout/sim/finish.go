@@ -144,7 +144,8 @@ func (c *coordinator) checkSettled(final bool) {
 	}
 	allServe := true
 	c.eachTarget(func(i, app int, t *target) {
-		allServe = allServe && (t.serves() || !c.knows(i, app).missed)
+		live := c.state.App(appName(app)).Live
+		allServe = allServe && (t.serves() || (!c.knows(i, app).missed && live == nil))
 	})
 	c.eachTarget(func(i, app int, t *target) {
 		a, st := c.state.App(appName(app)), c.state.Target(t.id)

@@ -13,6 +13,7 @@ type node struct {
 	index   int
 	name    string
 	powered bool
+	boots   int
 	cutTil  time.Duration
 	fullTil time.Duration // the disk
 	wiped   time.Duration // when its disk was last replaced, 0: never
@@ -138,6 +139,7 @@ func (n *node) powerOn() {
 		return
 	}
 	n.powered = true
+	n.boots++
 	for _, t := range n.targets {
 		if t.link != "" {
 			t.restart()

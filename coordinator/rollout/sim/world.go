@@ -167,12 +167,12 @@ func (w *world) between(lo, hi time.Duration) time.Duration {
 }
 
 // send carries a message between a node and the coordinator, or loses it. The
-// connection is to the coordinator's present life: no later one gets it.
+// connection is between the present lives of both machines: no later one gets it.
 func (w *world) send(n *node, deliver func()) {
 	if n.cut() || !w.co.up || w.chance(w.plan.Loss) {
 		return
 	}
-	life, copies := w.co.life, 1
+	life, boots, copies := w.co.life, n.boots, 1
 	if w.chance(w.plan.Repeat) {
 		copies = 2
 	}
@@ -182,7 +182,7 @@ func (w *world) send(n *node, deliver func()) {
 			d = w.between(time.Second, 40*time.Second)
 		}
 		w.after(d, func() {
-			if !n.cut() && w.co.up && w.co.life == life {
+			if !n.cut() && w.co.up && w.co.life == life && n.boots == boots {
 				deliver()
 			}
 		})

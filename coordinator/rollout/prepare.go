@@ -1,0 +1,104 @@
+package rollout
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// settlePreparing waits until every node that can be reached holds the release.
+// Nothing is drained before.
+func (m *machine) settlePreparing(a *App) {
+	r := a.Live
+	ready, waiting := 0, 0
+	for _, t := range m.targets(r) {
+		switch m.settlePrepare(a, t); {
+		case a.Live == nil:
+			return // it failed
+		case t.Phase == TargetPrepared:
+			ready++
+		case t.Phase == TargetPreparing:
+			waiting++
+		}
+	}
+	if waiting == 0 && ready == 0 && r.Kind == CatchUp {
+		m.finish(a, Failed, ReasonNodeFault, "nothing could catch up: "+strings.Join(m.left(r), "; "))
+		return
+	}
+	if waiting > 0 || ready == 0 || r.Paused != nil {
+		return
+	}
+	m.status(r, Rolling, "", "")
+	r.Deadline = m.now.Add(a.Policy.ProgressTimeout)
+	m.settleRolling(a)
+}
+
+// settlePrepare follows one target's node in fetching and building.
+func (m *machine) settlePrepare(a *App, t *Target) {
+	r := a.Live
+	p := m.Placement(t.App, t.Node)
+	switch {
+	case t.Phase == TargetUnreachable && m.present(t):
+		m.rest(t, TargetPreparing)
+	case t.Phase == TargetPreparing && m.Node(t.Node).Reach == Unreachable:
+		m.rest(t, TargetUnreachable)
+		t.Reason, t.Text = ReasonUnreachable, "its agent is not heard of"
+		m.note(r, t, NoteLost, ReasonUnreachable, "%s cannot be reached; it catches up when it returns", t.Node)
+	}
+	if t.Phase == TargetPrepared && !m.holds(t, r.Release) {
+		m.rest(t, TargetPreparing) // the node has lost it
+	}
+	if t.Phase != TargetPreparing {
+		return
+	}
+	// What a node held before it knew that it is to hold it is no proof.
+	if p.Accepted >= p.Asked && m.holds(t, r.Release) {
+		m.rest(t, TargetPrepared)
+		m.note(r, t, NotePrepared, "", "%s is prepared on %s", a.short(r.Release), t.Node)
+		return
+	}
+	m.retryPrepare(a, p)
+}
+
+// retryPrepare asks again for what failed, when its time has come.
+func (m *machine) retryPrepare(a *App, p *Placement) {
+	if p.Failed == p.Attempt && p.Tries <= a.Policy.Retries && !m.now.Before(p.RetryAt) && a.Live.Paused == nil {
+		p.Attempt++
+		p.RetryAt = time.Time{}
+	}
+}
+
+// prepareFailed judges a failed attempt to prepare.
+func (m *machine) prepareFailed(a *App, p *Placement, f *PrepareReport) {
+	r := a.Live
+	p.Failed = f.Attempt
+	p.Tries++
+	if r == nil {
+		return
+	}
+	var t *Target
+	for _, x := range m.targets(r) {
+		if x.Node == p.Node {
+			t = x
+		}
+	}
+	if t == nil || (t.Phase != TargetPreparing && t.Phase != TargetReverting) {
+		return
+	}
+	t.Reason, t.Text = f.Reason, f.Text
+	m.note(r, t, NoteFailed, f.Reason, "cannot prepare %s on %s: %s", a.short(p.Prepare), p.Node, f.Text)
+	switch {
+	case r.Kind == CatchUp && (f.Fault == ReleaseFault || p.Tries > a.Policy.Retries):
+		m.quarantine(a, t)
+	case f.Fault == ReleaseFault && r.Status == Preparing:
+		if r.Kind == Deploy {
+			m.markBad(a, r, r.Release, "lockstep", f.Reason, f.Text)
+		}
+		m.finish(a, Failed, f.Reason, fmt.Sprintf("cannot prepare %s on %s: %s; nothing was touched", a.short(r.Release), p.Node, f.Text))
+	case p.Tries <= a.Policy.Retries:
+		p.RetryAt = m.now.Add(a.Policy.RetryBackoff * time.Duration(p.Tries))
+		m.note(r, t, NoteRetry, f.Reason, "%s tries again in %s", p.Node, p.RetryAt.Sub(m.now))
+	default:
+		m.pause(r, "lockstep", ReasonNodeFault, fmt.Sprintf("cannot prepare %s on %s: %s; mend the node, then `deployctl retry %s`", a.short(p.Prepare), p.Node, f.Text, a.Name))
+	}
+}
