@@ -94,9 +94,9 @@ func (r remote) classify(err error) (remedy string, kind error) {
 	// Only text tells these: of git itself, of x/crypto/ssh, and of knownhosts.
 	case contains("dubious ownership"):
 		return "let the coordinator's user own it, or trust it: git config --system --add safe.directory <path>", ErrDenied
-	case contains("knownhosts:"):
+	case contains("knownhosts:", "known hosts"):
 		return "put the host's key into the known_hosts file of the coordinator's user", ErrDenied
-	case contains("unable to authenticate", "no ssh key"):
+	case contains("unable to authenticate", "no ssh key", "cannot use the ssh key", "SSH agent"):
 		return "give the coordinator's user a key that may read the repository (~/.ssh/id_ed25519)", ErrDenied
 	case errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed):
 		return "check the URL in fleet.yaml, and give credentials that may read it or an ssh URL with a deploy key; " +
@@ -105,7 +105,7 @@ func (r remote) classify(err error) (remedy string, kind error) {
 		return "check the URL in fleet.yaml, and that the coordinator may read it", ErrNoRepository
 	case errors.As(err, &network), errors.As(err, &op), errors.Is(err, context.DeadlineExceeded),
 		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF),
-		contains("connection refused", "connection reset", "broken pipe", "unexpected EOF", "status code: 5"):
+		contains("connection refused", "connection reset", "broken pipe", "EOF", "status code: 5"):
 		return "check the address, the network, and that the remote is up", ErrUnreachable
 	}
 	return "", nil

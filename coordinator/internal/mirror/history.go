@@ -18,7 +18,7 @@ func (l *local) known(sha string) (plumbing.Hash, error) {
 	if has, err := l.has(h); err != nil {
 		return h, err
 	} else if !has {
-		return h, fmt.Errorf("%w %s", ErrUnknownCommit, sha)
+		return h, errors.Join(l.verify(), fmt.Errorf("%w %s", ErrUnknownCommit, sha))
 	}
 	return h, nil
 }
@@ -43,6 +43,26 @@ func (l *local) isAncestor(ctx context.Context, old, new plumbing.Hash) (bool, e
 		return true, nil
 	}
 	w := walk{l: l, seen: map[plumbing.Hash]side{}}
+	return w.meet(ctx, old, new)
+}
+
+// step is one commit on the way back.
+type step struct {
+	hash    plumbing.Hash
+	parents []plumbing.Hash
+	at      int64
+	side    side // when it was queued
+}
+
+type walk struct {
+	l     *local
+	seen  map[plumbing.Hash]side
+	queue steps
+	open  int // how many of the queue are not behind a common ancestor
+}
+
+// meet walks until the answer is known.
+func (w *walk) meet(ctx context.Context, old, new plumbing.Hash) (bool, error) {
 	if err := errors.Join(w.reach(old, fromOld), w.reach(new, fromNew)); err != nil {
 		return false, err
 	}
@@ -65,21 +85,6 @@ func (l *local) isAncestor(ctx context.Context, old, new plumbing.Hash) (bool, e
 		}
 	}
 	return false, nil
-}
-
-// step is one commit on the way back.
-type step struct {
-	hash    plumbing.Hash
-	parents []plumbing.Hash
-	at      int64
-	side    side // when it was queued
-}
-
-type walk struct {
-	l     *local
-	seen  map[plumbing.Hash]side
-	queue steps
-	open  int // how many of the queue are not behind a common ancestor
 }
 
 // reach queues a commit unless it was reached from that side before.

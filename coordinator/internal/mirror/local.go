@@ -232,6 +232,21 @@ func (l *local) has(h plumbing.Hash) (bool, error) {
 	return err == nil, l.check(err)
 }
 
+// verify tells whether what is not found in the copy may be missing by damage.
+func (l *local) verify() error {
+	const most = 100
+	checked := 0
+	for name, h := range l.refs {
+		if _, err := l.st.EncodedObject(plumbing.AnyObject, h); err != nil {
+			return l.check(fmt.Errorf("cannot read %s, where %s is: %w", h, name, err))
+		}
+		if checked++; checked == most {
+			break
+		}
+	}
+	return nil
+}
+
 // read returns a commit that must be there.
 func (l *local) read(h plumbing.Hash) (*object.Commit, error) {
 	c, err := object.GetCommit(l.st, h)

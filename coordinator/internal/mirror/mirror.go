@@ -115,6 +115,9 @@ func (m *Mirror) Resolve(ctx context.Context, ref string) (Commit, error) {
 			return Commit{}, err
 		}
 		if c, err = l.resolve(ref); errors.Is(err, ErrUnknownRef) {
+			if err := l.verify(); err != nil {
+				return Commit{}, err
+			}
 			return Commit{}, fmt.Errorf("cannot find %q in %s: %w; expected a branch, a tag, or a commit by 7 or more of its digits, contained in a branch or tag",
 				clean(ref), m.remote, ErrUnknownRef)
 		}

@@ -181,7 +181,10 @@ func (r remote) auth(ctx context.Context) (transport.AuthMethod, error) {
 		}
 		return &http.BasicAuth{Username: user, Password: password}, nil
 	case "ssh":
-		if r.endpoint.Password != "" || os.Getenv("SSH_AUTH_SOCK") != "" {
+		switch {
+		case r.endpoint.Password != "":
+			return &ssh.Password{User: r.endpoint.User, Password: r.endpoint.Password}, nil
+		case os.Getenv("SSH_AUTH_SOCK") != "":
 			return nil, nil
 		}
 		return sshKey(r.endpoint.User)

@@ -2,12 +2,10 @@ package mirror
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/object"
 )
 
 // minShort is how many hex digits name a commit at least.
@@ -76,10 +74,12 @@ func (l *local) resolveDigits(digits string) (Commit, error) {
 		if !strings.HasPrefix(h.String(), digits) {
 			continue
 		}
-		if _, err := object.GetCommit(l.st, h); err == nil {
+		o, err := l.st.EncodedObject(plumbing.AnyObject, h)
+		if err != nil {
+			return Commit{}, l.check(fmt.Errorf("cannot read object %s: %w", h, err))
+		}
+		if o.Type() == plumbing.CommitObject {
 			found = append(found, h)
-		} else if !errors.Is(err, plumbing.ErrObjectNotFound) { // of another type
-			return Commit{}, l.check(err)
 		}
 	}
 	switch len(found) {
