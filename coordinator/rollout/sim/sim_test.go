@@ -46,7 +46,7 @@ func TestSeeds(t *testing.T) {
 	)
 	next.Store(*from)
 	if raceEnabled && *seeds == defaultSeeds {
-		*seeds = defaultSeeds / 5 // the race detector has little to find here: no goroutine is shared
+		*seeds = defaultSeeds / 10 // the race detector has little to find here: no goroutine is shared
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	for range runtime.GOMAXPROCS(0) {
