@@ -1,0 +1,165 @@
+package digitalocean
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+// rejoinClock remembers since when what holds. A zero time is "it does not".
+type rejoinClock struct {
+	droplet int
+	begun   time.Time // since BeginRejoin, or since it was first seen to be a member
+	asked   time.Time // ModeRemove: since DigitalOcean accepted it
+	passing time.Time // since its check was first seen to pass
+}
+
+// BeginRejoin implements [lbclient.Provider]. It works with a record of the
+// other mode too, so that a change of the configuration leaves nobody out.
+func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
+	op := p.op("rejoin")
+	rec, err := p.decode(op, r)
+	if err != nil {
+		return err
+	}
+	b, err := p.look(ctx, op)
+	if err != nil {
+		return err
+	}
+	member := b.has(rec.Droplet)
+	if !member && rec.Mode == ModeGate {
+		e := p.noMember(op, b, rec.Droplet)
+		return noted(e, "another hand has removed it, and it is not ours to put back")
+	}
+	// The list shows a removal late, so a member may be on its way out.
+	leaving := member && rec.Mode == ModeRemove && p.drain.droplet == rec.Droplet &&
+		!p.drain.asked.IsZero() && p.drain.absent.IsZero() && time.Since(p.drain.asked) < p.patience()
+	if member && !leaving {
+		p.returning(rec)
+		return nil
+	}
+	if err := b.suits(op, rec.Mode); err != nil {
+		return err
+	}
+	if _, err := p.change(ctx, op, rec, true); err != nil {
+		return err
+	}
+	p.returning(rec)
+	p.rejoin.asked = time.Now()
+	return nil
+}
+
+// returning forgets what was known of a drain.
+func (p *provider) returning(rec record) {
+	p.drain = drainClock{}
+	if p.rejoin.droplet != rec.Droplet {
+		p.rejoin = rejoinClock{droplet: rec.Droplet}
+	}
+	set(&p.rejoin.begun, time.Now())
+}
+
+// RejoinStatus implements [lbclient.Provider]. RejoinServing means that the
+// droplet is a member and that the balancer must have noticed that its check
+// passes; DigitalOcean itself does not say.
+func (p *provider) RejoinStatus(ctx context.Context, r lbclient.Restore) (lbclient.RejoinStatus, error) {
+	op := p.op("look at the rejoin of")
+	rec, err := p.decode(op, r)
+	if err != nil {
+		return lbclient.RejoinStatus{}, err
+	}
+	b, err := p.look(ctx, op)
+	if err != nil {
+		return lbclient.RejoinStatus{}, err
+	}
+	now := time.Now()
+	c := &p.rejoin
+	if !b.has(rec.Droplet) {
+		c.passing = time.Time{}
+		if c.droplet == rec.Droplet && !c.asked.IsZero() && now.Sub(c.asked) < p.patience() {
+			return lbclient.RejoinStatus{Stage: lbclient.RejoinPending,
+				Evidence: fmt.Sprintf("DigitalOcean has accepted droplet %d %s ago and not added it yet", rec.Droplet, ago(now, c.asked))}, nil
+		}
+		p.rejoin = rejoinClock{}
+		return lbclient.RejoinStatus{Stage: lbclient.RejoinNotAsked, Evidence: fmt.Sprintf("droplet %d is no member", rec.Droplet)}, nil
+	}
+	if p.drain.droplet == rec.Droplet && p.drain.holds() {
+		return lbclient.RejoinStatus{Stage: lbclient.RejoinNotAsked, Evidence: fmt.Sprintf("droplet %d is being drained", rec.Droplet)}, nil
+	}
+	if c.droplet != rec.Droplet {
+		if rec.Mode == ModeGate {
+			return lbclient.RejoinStatus{Stage: lbclient.RejoinNotAsked, Evidence: "no rejoin was begun since this provider was made"}, nil
+		}
+		*c = rejoinClock{droplet: rec.Droplet, begun: now}
+	}
+	// It was added: whoever removes it from now on is another hand.
+	c.asked = time.Time{}
+	if b.status != "active" {
+		c.passing = time.Time{}
+		return lbclient.RejoinStatus{Stage: lbclient.RejoinPending, Evidence: fmt.Sprintf("the load balancer's status is %q", b.status)}, nil
+	}
+	t, err := b.timing(p.second)
+	if err != nil {
+		return lbclient.RejoinStatus{}, &lbclient.Error{Class: lbclient.ClassUnsupported, Op: op, Err: err}
+	}
+	if p.cfg.Probes != nil {
+		return p.probed(ctx, op, b, t)
+	}
+	v, detail := p.verdict(ctx, b, rec.Droplet)
+	if err := ctx.Err(); err != nil {
+		return lbclient.RejoinStatus{}, &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}
+	}
+	switch v {
+	case VerdictPasses:
+		set(&c.passing, now)
+		return p.upBound(now, t, detail), nil
+	case VerdictFails:
+		c.passing = time.Time{}
+		return lbclient.RejoinStatus{Stage: lbclient.RejoinUnhealthy,
+			Evidence: fmt.Sprintf("droplet %d is a member; its check (%s), looked at by us: %s", rec.Droplet, p.checkOf(b), detail)}, nil
+	}
+	c.passing = time.Time{}
+	return lbclient.RejoinStatus{Stage: lbclient.RejoinPending,
+		Evidence: fmt.Sprintf("droplet %d is a member; whether its check (%s) passes cannot be seen: %s", rec.Droplet, p.checkOf(b), detail)}, nil
+}
+
+// probed judges by the balancer's own probes.
+func (p *provider) probed(ctx context.Context, op string, b *balancer, t lbclient.Timing) (lbclient.RejoinStatus, error) {
+	probes, err := p.cfg.Probes.ProbesSeen(ctx)
+	if err != nil {
+		return lbclient.RejoinStatus{}, p.noEvidence(op, err)
+	}
+	c := &p.rejoin
+	now := time.Now()
+	seen := count(probes, true, t.Rise, c.begun, now, fresh(t))
+	switch {
+	case seen.checkers == 0:
+		c.passing = time.Time{}
+		return lbclient.RejoinStatus{Stage: lbclient.RejoinPending, Evidence: seen.words(true)}, nil
+	case seen.opposed > 0:
+		c.passing = time.Time{}
+		return lbclient.RejoinStatus{Stage: lbclient.RejoinUnhealthy, Evidence: seen.words(true)}, nil
+	case seen.all(b.nodes):
+		return lbclient.RejoinStatus{Stage: lbclient.RejoinServing, Evidence: seen.words(true)}, nil
+	}
+	set(&c.passing, now)
+	return p.upBound(now, t, seen.words(true)), nil
+}
+
+// upBound waits for the longest time that the balancer may take to notice, and
+// one interval more for what is not documented. A droplet that was added is
+// checked only once its addition has reached the machines that balance.
+func (p *provider) upBound(now time.Time, t lbclient.Timing, seen string) lbclient.RejoinStatus {
+	bound := t.UpWithin() + t.Interval
+	if p.cfg.Mode == ModeRemove {
+		bound += p.cfg.Settle
+	}
+	since := ago(now, p.rejoin.passing)
+	if since < bound {
+		return lbclient.RejoinStatus{Stage: lbclient.RejoinPending,
+			Evidence: fmt.Sprintf("its check has passed for %s; the balancer notices within %s by its own settings; %s", since, bound, seen)}
+	}
+	return lbclient.RejoinStatus{Stage: lbclient.RejoinServing,
+		Evidence: fmt.Sprintf("its check has passed for %s, which the balancer notices within %s by its own settings; DigitalOcean does not tell more; %s", since, bound, seen)}
+}
