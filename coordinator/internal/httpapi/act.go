@@ -24,12 +24,12 @@ func (s *server) deploy(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	ro, err := s.Trigger.Deploy(r.Context(), chi.URLParam(r, "app"), req.Ref, by)
+	id, err := s.Trigger.Deploy(r.Context(), chi.URLParam(r, "app"), req.Ref, by)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	s.accepted(w, r, ro.ID)
+	s.accepted(w, r, id)
 }
 
 // person is who asks; the audit needs a name.
@@ -82,7 +82,7 @@ func (s *server) rollback(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	s.accepted(w, r, trigger.Newest(effects).ID)
+	s.accepted(w, r, trigger.Concerned(app, effects))
 }
 
 // match finds the release that a person names by id or by the start of its commit.
@@ -143,19 +143,8 @@ func (s *server) action(event func(actionRequest) rollout.Event) http.HandlerFun
 			s.fail(w, r, err)
 			return
 		}
-		s.accepted(w, r, concerned(effects))
+		s.accepted(w, r, trigger.Concerned(a.app, effects))
 	}
-}
-
-// concerned returns the rollout that an action was about, or that it began.
-func concerned(effects []rollout.Effect) rollout.RolloutID {
-	var id rollout.RolloutID
-	for _, e := range effects {
-		if c, ok := e.(rollout.Changed); ok && (id == "" || !c.Rollout.Status.Final()) {
-			id = c.Rollout.ID
-		}
-	}
-	return id
 }
 
 func (s *server) hold(w http.ResponseWriter, r *http.Request) {

@@ -153,7 +153,6 @@ func (r *Runner) lose(ctx context.Context, p *pool, name string) error {
 	if !r.nodes.isSilent(name, r.cfg.NodeTimeout) {
 		return nil // it called while we came here; its report would be undone
 	}
-	delete(p.reports, name)
 	_, err := r.step(ctx, p, rollout.NodeLost{At: now(), Node: name})
 	return err
 }

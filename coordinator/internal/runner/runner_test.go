@@ -370,7 +370,15 @@ func TestRestartOnSQLite(t *testing.T) {
 func TestManyAtOnce(t *testing.T) {
 	st := newMemory()
 	r := start(t, config(st))
-	run(t, r)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	var wg sync.WaitGroup
 	for _, node := range []string{"web1", "web2"} {
 		a := newAgent(r, node)

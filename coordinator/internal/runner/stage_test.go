@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
@@ -110,12 +111,13 @@ func start(t *testing.T, cfg Config) *Runner {
 	return r
 }
 
-// run runs the runner's clock until the test ends.
+// run runs the runner's clock until the test, in its bubble, ends.
 func run(t *testing.T, r *Runner) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
+	synctest.Wait()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {

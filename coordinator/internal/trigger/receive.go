@@ -29,8 +29,10 @@ func (t *Trigger) Receive(ctx context.Context, d webhook.Delivery) (webhook.Answ
 	if err != nil {
 		return webhook.Answer{}, fmt.Errorf("cannot record delivery %s: %w", d.ID, err)
 	}
-	if !duplicate && rec.Decision == store.Accepted {
-		if err := t.follow(ctx, rec); err != nil {
+	if rec.Decision == store.Accepted {
+		// A repeated one is followed already, unless it was recorded by a call
+		// that did not learn of it.
+		if err := t.follow(ctx, rec, duplicate); err != nil {
 			return webhook.Answer{}, err
 		}
 	}

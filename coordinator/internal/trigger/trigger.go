@@ -73,7 +73,7 @@ type Trigger struct {
 	watchers map[string]*watcher
 
 	mu       sync.Mutex
-	progress map[string]*progress // of deliveries that are not resolved, by id
+	progress map[string]*progress // of the deliveries that are followed, by id
 }
 
 // New prepares a trigger; Run makes it work.
@@ -93,7 +93,7 @@ func (t *Trigger) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot read the deliveries that were not finished: %w", err)
 	}
 	for _, d := range pending {
-		if err := t.follow(ctx, d); err != nil {
+		if err := t.follow(ctx, d, false); err != nil {
 			return err
 		}
 	}
@@ -105,16 +105,16 @@ func (t *Trigger) Run(ctx context.Context) error {
 }
 
 // Deploy asks for the commit that ref names, or the head of the app's branch
-// when it is "". Errors: [*rollout.Refused], [mirror.ErrUnknownRef], and those
+// when it is "", and returns the rollout that it began. Errors: [*rollout.Refused], [mirror.ErrUnknownRef], and those
 // of reaching the repository.
-func (t *Trigger) Deploy(ctx context.Context, app, ref, by string) (rollout.Rollout, error) {
+func (t *Trigger) Deploy(ctx context.Context, app, ref, by string) (rollout.RolloutID, error) {
 	w := t.watchers[app]
 	if w == nil {
-		return rollout.Rollout{}, &rollout.Refused{Code: rollout.RefusedUnknownApp, Text: fmt.Sprintf("there is no app %q; `deployctl status` lists them", app)}
+		return "", &rollout.Refused{Code: rollout.RefusedUnknownApp, Text: fmt.Sprintf("there is no app %q; `deployctl status` lists them", app)}
 	}
 	c, err := w.resolve(ctx, ref)
 	if err != nil {
-		return rollout.Rollout{}, err
+		return "", err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -146,18 +146,18 @@ func (a App) release(c mirror.Commit) rollout.Release {
 }
 
 // request records the release and asks the engine to deploy it.
-func (t *Trigger) request(ctx context.Context, a App, c mirror.Commit, by, cause string, automatic bool) (rollout.Rollout, error) {
+func (t *Trigger) request(ctx context.Context, a App, c mirror.Commit, by, cause string, automatic bool) (rollout.RolloutID, error) {
 	rel := a.release(c)
 	err := t.cfg.Store.PutRelease(ctx, a.Name, store.Release{
 		ID: string(rel.ID), SHA: c.SHA, Subject: c.Subject, Committed: c.Committed, Recipe: a.Recipe, Recorded: time.Now().UTC(),
 	})
 	if err != nil {
-		return rollout.Rollout{}, fmt.Errorf("cannot record release %s of %s: %w", rel.ID, a.Name, err)
+		return "", fmt.Errorf("cannot record release %s of %s: %w", rel.ID, a.Name, err)
 	}
 	ev := rollout.DeployRequested{App: a.Name, Release: rel, By: by, Cause: cause, Automatic: automatic}
 	if automatic {
 		if err := t.order(ctx, a, &ev); err != nil {
-			return rollout.Rollout{}, err
+			return "", err
 		}
 	}
 	effects, err := t.cfg.Engine.Apply(ctx, a.Name, func(at time.Time) rollout.Event {
@@ -165,21 +165,21 @@ func (t *Trigger) request(ctx context.Context, a App, c mirror.Commit, by, cause
 		return ev
 	})
 	if err != nil {
-		return rollout.Rollout{}, err
+		return "", err
 	}
-	return Newest(effects), nil
+	return Concerned(a.Name, effects), nil
 }
 
-// Newest returns the rollout that a request brought about: the one with the
-// latest creation among those that the step changed.
-func Newest(effects []rollout.Effect) rollout.Rollout {
-	var newest rollout.Rollout
+// Concerned returns the rollout of the app that a request began or was about.
+// What else the same step brought about, in this app or in another of its pool,
+// the engine notes after it.
+func Concerned(app string, effects []rollout.Effect) rollout.RolloutID {
 	for _, e := range effects {
-		if c, ok := e.(rollout.Changed); ok && !c.Rollout.Created.Before(newest.Created) && !c.Rollout.Status.Final() {
-			newest = c.Rollout
+		if n, ok := e.(rollout.Noted); ok && n.App == app && n.Rollout != "" {
+			return n.Rollout
 		}
 	}
-	return newest
+	return ""
 }
 
 // order says how the commit stands to those that the app remembers.
