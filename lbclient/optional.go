@@ -51,8 +51,10 @@ type Timing struct {
 
 // Timed is a [Provider] whose balancer tells how it checks.
 type Timed interface {
-	// Timing reads the check from the balancer. With several checks, such as one
-	// for each port, it is of each part the largest.
+	// Timing reads the check from the balancer, or says what it was configured to
+	// be where the balancer cannot tell. With several checks, such as one for
+	// each port, it is of each part the largest. ClassUnsupported when nobody
+	// can say.
 	Timing(ctx context.Context) (Timing, error)
 }
 

@@ -3,6 +3,7 @@
 package lbtest
 
 import (
+	"maps"
 	"testing"
 	"time"
 
@@ -46,35 +47,97 @@ type Harness struct {
 	// NoHealth says why the product has no word of its own on health, if it has
 	// none. SetHealthy is not called then, and what needs it is left out.
 	NoHealth string
+	// Hang makes the balancer, or its API, say nothing at all from now on.
+	Hang func(t *testing.T, w World)
+	// Deny makes the credentials insufficient to change anything.
+	Deny func(t *testing.T, w World)
+	// Remove makes a target no member any more.
+	Remove func(t *testing.T, w World, target string)
+	// Readmit puts a target in that we hold out, as another hand would.
+	Readmit func(t *testing.T, w World, target string)
+	// LoseAnswers makes every change be carried out and its answer be lost, until
+	// mend is called.
+	LoseAnswers func(t *testing.T, w World) (mend func())
+	// Ignore makes every change be answered as if carried out, and not be, until
+	// mend is called.
+	Ignore func(t *testing.T, w World) (mend func())
+	// Restart stops the target's app, calls while, and starts it again. The
+	// world's Get must then be safe for use by several goroutines.
+	Restart func(t *testing.T, w World, target string, while func())
+	// CountsTwice tells whether BeginDrain counts the others again after the
+	// change, so that of several targets asked at once no two both leave.
+	CountsTwice bool
+	// Without says, by name, why a case cannot apply to this product. It is for
+	// cases whose function is nil; such a case without a reason says so too.
+	Without map[string]string
 }
 
 // patience bounds each wait for the balancer.
 const patience = 15 * time.Second
 
-// Run runs the suite.
-func Run(t *testing.T, h Harness) {
-	cases := []struct {
-		name string
-		run  func(*testing.T, Harness)
-		when bool
-	}{
-		{"observe", observe, true},
-		{"not a member", notMember, true},
-		{"round trip", roundTrip, true},
-		{"in flight", inFlight, h.CountsInFlight},
-		{"capacity", capacity, true},
-		{"rejoin waits for the check", rejoinWaits, h.NoHealth == ""},
-		{"restore outlives the provider", restoreOutlives, true},
-		{"foreign restore", foreignRestore, true},
-		{"another hand", anotherHand, h.HoldOut != nil},
-		{"forgets", forgets, h.Forget != nil},
-		{"unreachable", unreachable, h.Cut != nil},
-		{"cancelled", cancelled, true},
-	}
-	for _, c := range cases {
-		if c.when {
-			t.Run(c.name, func(t *testing.T) { c.run(t, h) })
+// contractCase is one case, and why it cannot run; "" when it can.
+type contractCase struct {
+	name    string
+	run     func(*testing.T, Harness)
+	missing string
+}
+
+func (h Harness) cases() []contractCase {
+	unless := func(there bool, name string) string {
+		if there {
+			return ""
 		}
+		return "the harness has no " + name
+	}
+	return []contractCase{
+		{"observe", observe, ""},
+		{"not a member", notMember, ""},
+		{"round trip", roundTrip, ""},
+		{"in flight", inFlight, unless(h.CountsInFlight, "CountsInFlight")},
+		{"capacity", capacity, ""},
+		{"all at once", allAtOnce, unless(h.CountsTwice, "CountsTwice")},
+		{"rejoin waits for the check", rejoinWaits, h.NoHealth},
+		{"restore outlives the provider", restoreOutlives, ""},
+		{"a new provider at every step", newProviders, ""},
+		{"foreign restore", foreignRestore, ""},
+		{"another hand", anotherHand, unless(h.HoldOut != nil && h.HeldOut != nil, "HoldOut")},
+		{"forgets", forgets, unless(h.Forget != nil, "Forget")},
+		{"readmitted", readmitted, unless(h.Readmit != nil, "Readmit")},
+		{"removed", removed, unless(h.Remove != nil, "Remove")},
+		{"unreachable", unreachable, unless(h.Cut != nil, "Cut")},
+		{"hangs", hangs, unless(h.Hang != nil, "Hang")},
+		{"denied", denied, unless(h.Deny != nil, "Deny")},
+		{"answers lost", losesAnswers, unless(h.LoseAnswers != nil, "LoseAnswers")},
+		{"changes ignored", ignores, unless(h.Ignore != nil, "Ignore")},
+		{"cancelled", cancelled, ""},
+		{"cut short", cutShort, ""},
+		{"force", forces, unless(h.CountsInFlight, "CountsInFlight")},
+		{"describes itself", describes, ""},
+		{"rolling restart", rolling, unless(h.Restart != nil, "Restart")},
+	}
+}
+
+// Run runs the suite. A case that cannot apply shows as skipped, with the reason.
+func Run(t *testing.T, h Harness) {
+	reasons := maps.Clone(h.Without)
+	for _, c := range h.cases() {
+		reason, given := reasons[c.name]
+		delete(reasons, c.name)
+		if given && c.missing == "" {
+			t.Errorf("the harness leaves out %q (%s) and has all that it needs", c.name, reason)
+		}
+		t.Run(c.name, func(t *testing.T) {
+			switch {
+			case given:
+				t.Skipf("cannot apply: %s", reason)
+			case c.missing != "":
+				t.Skipf("cannot apply: %s", c.missing)
+			}
+			c.run(t, h)
+		})
+	}
+	for name := range reasons {
+		t.Errorf("the harness leaves out %q, which is no case", name)
 	}
 }
 
