@@ -96,7 +96,7 @@ func (c *coordinator) checkTurns(before *rollout.State, ev rollout.Event) {
 		}
 		c.checkHasRelease(t)
 		if old != nil && old.Turn != 0 {
-			c.free[t.Turn] = c.free[old.Turn]
+			c.free[t.Turn], c.fallen[t.Turn] = c.free[old.Turn], c.fallen[old.Turn]
 			continue // turned round: the same leave
 		}
 		c.checkLeave(t)
@@ -116,11 +116,12 @@ func (c *coordinator) checkTurns(before *rollout.State, ev rollout.Event) {
 // checkLeave judges a turn by what the engine was told.
 func (c *coordinator) checkLeave(t *rollout.Target) {
 	var self *knowledge
+	var real *target
 	others, names := 0, ""
 	c.eachTarget(func(i, app int, o *target) {
 		k := c.knows(i, app)
 		if o.id == t.ID {
-			self = k
+			self, real = k, o
 			return
 		}
 		// A later turn of the same step was judged against this one.
@@ -133,7 +134,7 @@ func (c *coordinator) checkLeave(t *rollout.Target) {
 		c.w.fail("max-unavailable", "%s got a turn, but nothing is known of it", t.ID)
 	}
 	if self.now == outside || !self.missed {
-		c.free[t.Turn] = true
+		c.free[t.Turn], c.fallen[t.Turn] = true, !real.n.agent.out(real.app)
 		return
 	}
 	if others+1 > c.state.MaxUnavailable {
@@ -148,6 +149,17 @@ func (a *agent) out(app int) bool {
 	return t.drained || (j.work != nil && j.work.step != stepSnapshot && j.work.step != stepDrain && j.work.step != stepSoak && !t.serves())
 }
 
+// turn is the one that the agent works on or has finished last.
+func (a *agent) turn(app int) uint64 {
+	switch j := a.journal.apps[app]; {
+	case j.work != nil:
+		return j.work.turn
+	case j.outcome != nil:
+		return j.outcome.Turn
+	}
+	return 0
+}
+
 // checkDrain judges a drain by what is, at the moment when it begins.
 func (c *coordinator) checkDrain(t *target, turn uint64) {
 	if !t.serves() || c.free[turn] || !c.config[t.n.index] || t.strange {
@@ -155,7 +167,7 @@ func (c *coordinator) checkDrain(t *target, turn uint64) {
 	}
 	others, names := 0, ""
 	c.eachTarget(func(i, app int, o *target) {
-		if o != t && !o.strange && c.knows(i, app).missed && o.n.agent.out(app) {
+		if o != t && !o.strange && c.knows(i, app).missed && o.n.agent.out(app) && !c.fallen[o.n.agent.turn(app)] {
 			others++
 			names += " " + string(o.id)
 		}

@@ -28,6 +28,7 @@ type coordinator struct {
 	config  []bool // nodes that are configured
 	turns   int
 	free    map[uint64]bool                          // turns of targets that were out as they were
+	fallen  map[uint64]bool                          // those of them that were out by themselves
 	late    map[rollout.RolloutID][]rollout.TargetID // that came back in the middle
 
 	// Volatile.
@@ -48,7 +49,7 @@ type order struct {
 }
 
 func newCoordinator(w *world) *coordinator {
-	c := &coordinator{w: w, index: map[rollout.RolloutID]int{}, free: map[uint64]bool{}, late: map[rollout.RolloutID][]rollout.TargetID{}}
+	c := &coordinator{w: w, index: map[rollout.RolloutID]int{}, free: map[uint64]bool{}, fallen: map[uint64]bool{}, late: map[rollout.RolloutID][]rollout.TargetID{}}
 	for range w.nodes {
 		c.config = append(c.config, true)
 	}
@@ -132,7 +133,7 @@ func (c *coordinator) configure() {
 		for app, t := range n.targets {
 			if k := c.knows(i, app); c.config[i] && c.state.Target(t.id) == nil {
 				k.missed = false
-				t.strange = n.agent.out(app)
+				t.strange = n.agent.out(app) || n.agent.journal.apps[app].work != nil
 			}
 		}
 	}

@@ -39,8 +39,9 @@ type target struct {
 	stale    time.Duration
 	staleWas bool
 
-	// counted from when it was configured last; see [coordinator.configure].
-	strange bool // it was out because of us when it was configured anew
+	// strange: an agent was at work on it, or had left it out, when it was
+	// configured anew; the engine forgot all that when it was taken out.
+	strange bool
 }
 
 func newNode(w *world, i int) *node {
