@@ -212,9 +212,9 @@ func TestFetchThatIsCutShort(t *testing.T) {
 	o := newOrigin(t)
 	o.git("config", "uploadpack.allowFilter", "false")
 	s := o.http()
-	first := o.chain("refs/heads/main", "", 30)
+	first := o.chain("refs/heads/main", "", 600) // some packets
 	m := openTest(t, s.repo())
-	for _, limit := range []int64{100, 300, 500, 1000, 2000, 5000} {
+	for _, limit := range []int64{100, 300, 500, 1000, 5000, 70_000, 100_000} {
 		s.limit.Store(limit)
 		if _, err := m.Head(t.Context(), "main"); err == nil {
 			t.Fatalf("Head succeeded with %d bytes", limit)

@@ -180,19 +180,5 @@ func (l *local) receive(ctx context.Context, s *session, wants, haves []plumbing
 	case req.Capabilities.Supports(capability.Sideband):
 		pack = sideband.NewDemuxer(sideband.Sideband, resp)
 	}
-	return packfile.WritePackfileToObjectStorage(l.st, untilDone{ctx, pack})
-}
-
-// untilDone reads until its context ends, so that a pack that was cut off is
-// not taken for a whole one.
-type untilDone struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (u untilDone) Read(p []byte) (int, error) {
-	if u.ctx.Err() != nil {
-		return 0, context.Cause(u.ctx)
-	}
-	return u.r.Read(p)
+	return packfile.WritePackfileToObjectStorage(l.st, pack)
 }

@@ -137,6 +137,7 @@ type countingWriter struct {
 func (w *countingWriter) Write(p []byte) (int, error) {
 	if limit := w.s.limit.Load(); limit > 0 && w.n+int64(len(p)) > limit {
 		_, _ = w.ResponseWriter.Write(p[:limit-w.n])
+		_ = http.NewResponseController(w.ResponseWriter).Flush()
 		panic(http.ErrAbortHandler)
 	}
 	n, err := w.ResponseWriter.Write(p)

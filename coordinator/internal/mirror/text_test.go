@@ -33,7 +33,7 @@ func FuzzRedact(f *testing.F) {
 	f.Add("ssh", "git", "secret", "host:22/x")
 	f.Add("http", "", "a@b", "host")
 	f.Fuzz(func(t *testing.T, scheme, user, password, rest string) {
-		if len(password) < 4 || strings.ContainsAny(password, "/?#") || strings.ContainsAny(user, ":/?#@") || strings.ContainsAny(scheme, ":/?#") ||
+		if len(password) < 4 || strings.ContainsAny(password, "/?#") || strings.ContainsAny(user, ":/?#@") || strings.ContainsAny(scheme, ":/?#") || strings.Contains(rest, "@") ||
 			strings.Contains("redacted", password) || strings.Contains(scheme+"://"+user+"@"+clean(rest), clean(password)) || clean(password) != password {
 			return // it is no password, or shown elsewhere by right
 		}
