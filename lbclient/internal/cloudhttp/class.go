@@ -38,13 +38,12 @@ func ClassOfStatus(method string, status int) lbclient.Class {
 		return lbclient.ClassUnsupported
 	}
 	switch {
-	case status == http.StatusRequestTimeout || status >= 500:
+	case status == http.StatusRequestTimeout, status >= 500,
+		status <= 299: // no refusal, but the answer could not be understood
 		if readOnly(method) {
 			return lbclient.ClassTransient
 		}
 		return lbclient.ClassAmbiguous
-	case status >= 200 && status <= 299:
-		return lbclient.ClassTransient // it could not be read, it was no refusal
 	}
 	return lbclient.ClassInvalid
 }

@@ -1,0 +1,111 @@
+package hetznertest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/getkin/kin-openapi/routers/gorillamux"
+)
+
+// descriptionFile is the part of Hetzner's description that matters here.
+const descriptionFile = "hetzner-load-balancers.openapi.json"
+
+// oracle knows what Hetzner's published description allows.
+type oracle struct{ router routers.Router }
+
+func newOracle(dir string) (*oracle, error) {
+	file := filepath.Join(dir, descriptionFile)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read Hetzner's description of its API: %w", err)
+	}
+	text, err = normalise(text)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", file, err)
+	}
+	doc, err := openapi3.NewLoader().LoadFromData(text)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", file, err)
+	}
+	doc.Servers = openapi3.Servers{{URL: "/v1"}}
+	router, err := gorillamux.NewRouter(doc)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", file, err)
+	}
+	return &oracle{router}, nil
+}
+
+// normalise writes two things the way the library reads them: ranges of status
+// codes, and discriminators, whose names point at schemas that the description
+// holds inline.
+func normalise(text []byte) ([]byte, error) {
+	var doc any
+	if err := json.Unmarshal(text, &doc); err != nil {
+		return nil, err
+	}
+	return json.Marshal(walk(doc))
+}
+
+func walk(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, x := range v {
+			switch k {
+			case "discriminator":
+				if _, is := x.(map[string]any)["propertyName"]; is {
+					continue
+				}
+			case "4xx", "5xx":
+				k = strings.ToUpper(k)
+			}
+			out[k] = walk(x)
+		}
+		return out
+	case []any:
+		for i := range v {
+			v[i] = walk(v[i])
+		}
+	}
+	return v
+}
+
+// check tells what in a call or its answer the description does not allow. A
+// request that was refused may well be wrong.
+func (o *oracle) check(r *http.Request, body []byte, status int, header http.Header, answer []byte) error {
+	call := r.Method + " " + r.URL.String()
+	again := r.Clone(context.WithoutCancel(r.Context()))
+	again.Body = io.NopCloser(bytes.NewReader(body))
+	route, params, err := o.router.FindRoute(again)
+	if err != nil {
+		if status == http.StatusNotFound {
+			return nil
+		}
+		return fmt.Errorf("%s is not described: %w", call, err)
+	}
+	options := &openapi3filter.Options{
+		AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, IncludeResponseStatus: true,
+		SkipSettingDefaults: true, MultiError: true,
+	}
+	in := &openapi3filter.RequestValidationInput{Request: again, PathParams: params, Route: route, Options: options}
+	if err := openapi3filter.ValidateRequest(again.Context(), in); err != nil && status < 400 {
+		return fmt.Errorf("the request %s with %s is not as described: %w", call, body, err)
+	}
+	out := (&openapi3filter.ResponseValidationInput{
+		RequestValidationInput: in, Status: status, Header: header, Options: options,
+	}).SetBodyBytes(answer)
+	if err := openapi3filter.ValidateResponse(again.Context(), out); err != nil {
+		return fmt.Errorf("the answer %d to %s is not as described: %w", status, call, err)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package hetzner
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+const restoreVersion = 1
+
+// record is what [lbclient.Restore] carries: which member of which balancer,
+// how it belonged, how it was to leave, and where it was healthy.
+type record struct {
+	LoadBalancer int64  `json:"load_balancer"`
+	Mode         Mode   `json:"mode"`
+	Server       int64  `json:"server,omitempty"`
+	IP           string `json:"ip,omitempty"`
+	Selector     string `json:"selector,omitempty"`
+	UsePrivateIP bool   `json:"use_private_ip"`
+	// Ports are those on which it must be healthy to count as back.
+	Ports []int `json:"ports"`
+}
+
+func (rec record) key() key {
+	if rec.Server != 0 {
+		return key{server: rec.Server}
+	}
+	return ipKey(rec.IP)
+}
+
+func (p *provider) providerName() string { return "hetzner/" + p.cfg.Name }
+
+func (p *provider) encode(rec record, serving bool) (lbclient.Restore, error) {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return lbclient.Restore{}, err
+	}
+	return lbclient.Restore{
+		Provider: p.providerName(), Target: p.cfg.Server, Version: restoreVersion,
+		WasServing: serving, Data: data,
+	}, nil
+}
+
+// decode reads a journaled record and checks that it is of this target. What is
+// in it stands, also where the configuration has changed since.
+func (p *provider) decode(op string, r lbclient.Restore) (record, error) {
+	invalid := func(err error) (record, error) {
+		return record{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: op, Text: "the recorded state cannot be used", Err: err}
+	}
+	if r.Provider != p.providerName() || r.Target != p.cfg.Server {
+		return invalid(fmt.Errorf("it is of %s in %s, want %s in %s", r.Target, r.Provider, p.cfg.Server, p.providerName()))
+	}
+	if r.Version != restoreVersion {
+		return invalid(fmt.Errorf("it has version %d, want %d", r.Version, restoreVersion))
+	}
+	rec, err := decodeRecord(r.Data)
+	if err != nil {
+		return invalid(err)
+	}
+	return rec, nil
+}
+
+func decodeRecord(data []byte) (record, error) {
+	var rec record
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&rec); err != nil {
+		return record{}, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return record{}, errors.New("something follows it")
+	}
+	if rec.LoadBalancer <= 0 {
+		return record{}, fmt.Errorf("it names load balancer %d", rec.LoadBalancer)
+	}
+	if rec.Mode != ModeGate && rec.Mode != ModeRemove {
+		return record{}, fmt.Errorf("it has mode %q", rec.Mode)
+	}
+	if rec.Server < 0 || (rec.Server == 0) == (rec.IP == "") {
+		return record{}, errors.New("it names no member, or two")
+	}
+	if rec.IP != "" {
+		if _, err := netip.ParseAddr(rec.IP); err != nil {
+			return record{}, fmt.Errorf("it has IP address %q", rec.IP)
+		}
+	}
+	if rec.Mode == ModeRemove && rec.Selector != "" {
+		return record{}, errors.New("it would remove what a selector picks")
+	}
+	if len(rec.Ports) == 0 || len(rec.Ports) > maxPorts {
+		return record{}, fmt.Errorf("it names %d ports", len(rec.Ports))
+	}
+	for i, port := range rec.Ports {
+		if port < 1 || port > 65535 || slices.Contains(rec.Ports[:i], port) {
+			return record{}, fmt.Errorf("it has port %d, or has it twice", port)
+		}
+	}
+	return rec, nil
+}
