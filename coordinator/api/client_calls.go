@@ -148,6 +148,14 @@ func (c *Client) Abort(ctx context.Context, app string, rq ActionRequest) (Rollo
 	return c.start(ctx, app, "abort", rq)
 }
 
+// Deliveries returns the webhook deliveries that were received last and what
+// became of them, the newest first.
+func (c *Client) Deliveries(ctx context.Context) ([]Delivery, error) {
+	var out []Delivery
+	err := c.get(ctx, "/v1/deliveries", nil, 0, &out)
+	return out, err
+}
+
 // Hold keeps automation from deploying the app, and returns its status after.
 func (c *Client) Hold(ctx context.Context, app string, rq HoldRequest) (AppStatus, error) {
 	var out AppStatus

@@ -10,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/trigger"
 	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
 )
 
@@ -33,7 +34,7 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 		Release: api.ReleaseRef{ID: string(req.Release.ID), SHA: commit.SHA, Subject: commit.Subject, Committed: instant(commit.Committed)},
 		From:    v.release(v.app.Current),
 	}
-	next, _, err := rollout.Step(v.state, req)
+	next, effects, err := rollout.Step(v.state, req)
 	var refused *rollout.Refused
 	if errors.As(err, &refused) {
 		p.Refused = refused.Text
@@ -44,10 +45,11 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	a := next.App(app)
-	ro := a.Live
-	if a.Waiting != nil {
-		ro = a.Waiting
+	a, ro := next.App(app), changed(effects, trigger.Concerned(app, effects))
+	switch {
+	case ro.Status.Final():
+		p.Notes = append(p.Notes, fmt.Sprintf("it would end at once: %s", ro.Text))
+	case a.Waiting != nil && a.Waiting.ID == ro.ID && a.Live != nil:
 		p.Notes = append(p.Notes, fmt.Sprintf("it would wait for %s, which is %s", a.Live.ID, a.Live.Status))
 	}
 	if l := v.app.Live; l != nil && (a.Live == nil || a.Live.ID != l.ID) {
@@ -68,6 +70,16 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 		p.Steps = append(p.Steps, s.planStep(v, a, id, req.Release.ID))
 	}
 	s.answer(w, http.StatusOK, p)
+}
+
+// changed returns a rollout as it is after a step that changed it.
+func changed(effects []rollout.Effect, id rollout.RolloutID) rollout.Rollout {
+	for _, e := range effects {
+		if c, ok := e.(rollout.Changed); ok && c.Rollout.ID == id {
+			return c.Rollout
+		}
+	}
+	return rollout.Rollout{}
 }
 
 func (s *server) planStep(v *view, a *rollout.App, id rollout.TargetID, release rollout.ReleaseID) api.PlanStep {

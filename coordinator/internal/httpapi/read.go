@@ -55,12 +55,17 @@ func (s *server) deliveries(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) rollouts(w http.ResponseWriter, r *http.Request) {
-	v, err := s.view(r.Context(), chi.URLParam(r, "app"))
+	app := chi.URLParam(r, "app")
+	list, err := s.Store.Rollouts(r.Context(), app, maxRollouts)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	list, err := s.Store.Rollouts(r.Context(), v.app.Name, maxRollouts)
+	read := s.past
+	if len(list) == 0 {
+		read = s.view
+	}
+	v, err := read(r.Context(), app)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -78,7 +83,7 @@ func (s *server) find(ctx context.Context, id string) (*api.Rollout, error) {
 	if err != nil {
 		return nil, fmt.Errorf("there is no rollout %q; `deployctl rollouts APP` lists them: %w", id, err)
 	}
-	v, err := s.view(ctx, c.Rollout.App)
+	v, err := s.past(ctx, c.Rollout.App)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -134,7 +135,8 @@ func (s *server) recoverer(next http.Handler) http.Handler {
 				if v == http.ErrAbortHandler {
 					panic(v)
 				}
-				s.fail(w, r, fmt.Errorf("panic: %v", v))
+				s.Log.Error("A request panicked", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+				s.fail(w, r, errors.New("the coordinator made a mistake; its log tells more"))
 			}
 		}()
 		next.ServeHTTP(w, r)
@@ -168,6 +170,7 @@ func asError(err error) *api.Error {
 		e       *api.Error
 		refused *rollout.Refused
 		large   *http.MaxBytesError
+		remote  *mirror.RemoteError
 	)
 	switch {
 	case errors.As(err, &e):
@@ -180,6 +183,9 @@ func asError(err error) *api.Error {
 		return &api.Error{Kind: api.ErrorTooLarge, Text: fmt.Sprintf("the request is larger than %d bytes", large.Limit)}
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, mirror.ErrUnknownRef):
 		return &api.Error{Kind: api.ErrorNotFound, Text: err.Error()}
+	case errors.As(err, &remote):
+		// It is the repository that does not answer, for whatever reason.
+		return &api.Error{Kind: api.ErrorUnavailable, Text: err.Error()}
 	case errors.Is(err, mirror.ErrAmbiguous):
 		return &api.Error{Kind: api.ErrorInvalid, Text: err.Error()}
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

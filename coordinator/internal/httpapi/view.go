@@ -21,15 +21,28 @@ type view struct {
 	contacts map[string]runner.Contact
 }
 
+// view returns an app as it is configured, or an error that there is none.
 func (s *server) view(ctx context.Context, app string) (*view, error) {
 	state, ok := s.Runner.View(app)
 	if !ok {
 		return nil, &api.Error{Kind: api.ErrorNotFound, Text: fmt.Sprintf("there is no app %q; `deployctl status` lists them", app)}
 	}
-	v := &view{state: state, app: state.App(app), recorded: map[string]store.Release{}, contacts: map[string]runner.Contact{}}
-	rels, err := s.Store.Releases(ctx, app)
+	return s.render(ctx, state, state.App(app))
+}
+
+// past returns an app for its history, which outlives its configuration.
+func (s *server) past(ctx context.Context, app string) (*view, error) {
+	if state, ok := s.Runner.View(app); ok {
+		return s.render(ctx, state, state.App(app))
+	}
+	return s.render(ctx, rollout.State{}, &rollout.App{Name: app})
+}
+
+func (s *server) render(ctx context.Context, state rollout.State, app *rollout.App) (*view, error) {
+	v := &view{state: state, app: app, recorded: map[string]store.Release{}, contacts: map[string]runner.Contact{}}
+	rels, err := s.Store.Releases(ctx, app.Name)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the releases of %s: %w", app, err)
+		return nil, fmt.Errorf("cannot read the releases of %s: %w", app.Name, err)
 	}
 	for _, r := range rels {
 		v.recorded[r.ID] = r
