@@ -122,7 +122,7 @@ func New(c Config, d Deps) (*Agent, error) {
 		return nil, err
 	}
 	if err := a.open(); err != nil {
-		return nil, errors.Join(err, a.lock.Close())
+		return nil, errors.Join(err, a.unlock())
 	}
 	return a, nil
 }
@@ -141,6 +141,12 @@ func (a *Agent) lockState() error {
 	}
 	a.lock = f
 	return nil
+}
+
+// unlock says so to the kernel: merely closed, the lock would last as long as a
+// child that is being forked holds a copy of the file.
+func (a *Agent) unlock() error {
+	return errors.Join(unix.Flock(int(a.lock.Fd()), unix.LOCK_UN), a.lock.Close())
 }
 
 func (a *Agent) open() error {
@@ -194,7 +200,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	noMoreLogs()
 	<-uploaded
 	a.deps.Log.Info("agent stopped")
-	if err := a.lock.Close(); err != nil {
+	if err := a.unlock(); err != nil {
 		return fmt.Errorf("cannot give the agent's state back: %w", err)
 	}
 	return nil

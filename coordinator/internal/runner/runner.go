@@ -58,8 +58,8 @@ type pool struct {
 	reports map[string]rollout.Reported
 }
 
-// New loads the pools and steps each with its configuration and the news that
-// the coordinator has started.
+// New loads the pools and steps each with the news that the coordinator has
+// started and with its configuration.
 func New(ctx context.Context, cfg Config) (*Runner, error) {
 	r := &Runner{cfg: cfg, news: bell.New()}
 	var names []string
@@ -75,12 +75,15 @@ func New(ctx context.Context, cfg Config) (*Runner, error) {
 		if err := r.load(ctx, p); err != nil {
 			return nil, err
 		}
+		// First of all, what was known is old: no turn may be given on it.
+		if p.version > 0 {
+			if _, err := r.step(ctx, p, rollout.Started{At: now()}); err != nil {
+				return nil, err
+			}
+		}
 		c := cfg.Pools[i]
 		c.At = now()
 		if _, err := r.step(ctx, p, c); err != nil {
-			return nil, err
-		}
-		if _, err := r.step(ctx, p, rollout.Started{At: now()}); err != nil {
 			return nil, err
 		}
 	}

@@ -34,6 +34,12 @@ func acquire(path string) (*os.File, error) {
 	return f, nil
 }
 
+// release gives the lock free. It says so to the kernel: merely closed, the lock
+// would last as long as a child that is being forked holds a copy of the file.
+func release(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+}
+
 // holder names the process that holds the lock, if it left its number.
 func holder(f *os.File) string {
 	buf := make([]byte, 16)

@@ -189,7 +189,7 @@ func (s *Store) release() error {
 		errs = append(errs, s.writeDB.Close())
 	}
 	if s.lock != nil {
-		errs = append(errs, s.lock.Close())
+		errs = append(errs, release(s.lock))
 	}
 	return errors.Join(errs...)
 }
