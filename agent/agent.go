@@ -48,7 +48,10 @@ type Deps struct {
 	Coordinator Coordinator
 	// Units is the service manager.
 	Units activate.Units
-	// Balancer makes the provider for a target; nil stands for [NewBalancer].
+	// Broker carries out operations on balancers that the coordinator speaks to.
+	Broker Broker
+	// Balancer makes the provider for a target of any other; nil stands for
+	// [NewBalancer].
 	Balancer func(b api.Balancer, server string) (lbclient.Provider, error)
 	Version  string
 	Log      *slog.Logger
@@ -88,7 +91,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	units := unit.New(unit.Scope(c.Systemd))
 	defer units.Close()
-	a, err := New(c, Deps{Coordinator: client, Units: units, Version: version, Log: log})
+	a, err := New(c, Deps{Coordinator: client, Broker: client, Units: units, Version: version, Log: log})
 	if err != nil {
 		return err
 	}

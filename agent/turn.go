@@ -11,7 +11,6 @@ import (
 	"github.com/lockstep-deploy/lockstep/agent/internal/health"
 	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
-	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
 // detailInterval is how often a report is sent only for a turn's detail.
@@ -94,7 +93,7 @@ func (p *app) work(target string, t journal.Turn, held *journal.Held, how func(a
 	p.mu.Unlock()
 	p.a.notify()
 
-	lb := p.provider(t.Spec.Balancer, t.Server)
+	lb := p.provider(t.Spec.Balancer, target, t.Server)
 	defer func() {
 		if err := lb.Close(); err != nil {
 			log.Warn("cannot close the connection to the balancer", "error", err)
@@ -147,19 +146,6 @@ func (p *app) settle(target string, cur *current) {
 		o.seed(pr.Health)
 	}
 	p.a.notify()
-}
-
-// provider makes the balancer's provider; one that cannot be made fails at
-// every use, which ends a turn with the reason.
-func (p *app) provider(b *api.Balancer, server string) lbclient.Provider {
-	if b == nil {
-		return activate.NoBalancer(server)
-	}
-	lb, err := p.a.deps.Balancer(*b, server)
-	if err != nil {
-		return activate.Broken(err)
-	}
-	return lb
 }
 
 // turnJournal is the journal of one target's turn.

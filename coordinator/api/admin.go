@@ -245,6 +245,7 @@ type Error struct {
 	Kind   ErrorKind `json:"kind"`
 	Reason string    `json:"reason,omitempty"` // machine-readable detail
 	Text   string    `json:"text"`             // what happened and what to do
+	Op     string    `json:"op,omitempty"`     // of a balancer's error: what Text says cannot be done
 }
 
 func (e *Error) Error() string { return e.Text }

@@ -44,6 +44,9 @@ type AppReport struct {
 	Present    []string       `json:"present"`    // ids of complete releases on disk
 	Prepare    *PrepareReport `json:"prepare,omitempty"`
 	Targets    []TargetReport `json:"targets"`
+	// Balancer is what the agent last learned of the app's balancer, if it speaks
+	// to it itself.
+	Balancer *BalancerReport `json:"balancer,omitempty"`
 }
 
 // PrepareReport tells how the attempt at preparing a release stands. A
@@ -249,6 +252,8 @@ type HealthCheck struct {
 type Balancer struct {
 	Name string `json:"name"`
 	Type string `json:"type"` // "haproxy"
+	// Via is who speaks to it: [ViaAgent] or [ViaCoordinator].
+	Via string `json:"via,omitempty"`
 	// Endpoints are the admin sockets of every instance: unix:///path or
 	// tcp://host:port. All must agree.
 	Endpoints []string `json:"endpoints"`

@@ -57,6 +57,8 @@ type Config struct {
 	Store   store.Store
 	Webhook http.Handler
 	Metrics http.Handler
+	Broker  Broker
+	Survey  Survey
 	Tokens  *Tokens
 	Version string
 	Log     *slog.Logger
@@ -87,11 +89,14 @@ func New(cfg Config) http.Handler {
 		r.Use(s.asAgent)
 		r.Post("/sync", s.sync)
 		r.Post("/logs", s.appendLogs)
+		r.Post("/balancer", s.balancer)
 	})
 	r.Route("/v1", func(r chi.Router) {
 		r.Use(s.asAdmin)
 		r.Get("/status", s.status)
 		r.Get("/deliveries", s.deliveries)
+		r.Get("/balancers", s.balancers)
+		r.Get("/doctor", s.doctor)
 		r.Route("/apps/{app}", func(r chi.Router) {
 			r.Get("/rollouts", s.rollouts)
 			r.Get("/plan", s.plan)

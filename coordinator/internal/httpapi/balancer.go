@@ -1,0 +1,47 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+// Broker carries out agents' operations on balancers.
+type Broker interface {
+	Do(ctx context.Context, node string, req api.BalancerRequest) (api.BalancerAnswer, error)
+}
+
+// Survey looks over the fleet for people.
+type Survey interface {
+	// Balancers returns every balancer, or the one of a name.
+	Balancers(ctx context.Context, name string) (api.Balancers, error)
+	Doctor(ctx context.Context) api.Doctor
+}
+
+func (s *server) balancer(w http.ResponseWriter, r *http.Request) {
+	var req api.BalancerRequest
+	if err := read(w, r, maxAdminBody, &req); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	out, err := s.Broker.Do(r.Context(), nodeOf(r.Context()), req)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.answer(w, http.StatusOK, out)
+}
+
+func (s *server) balancers(w http.ResponseWriter, r *http.Request) {
+	out, err := s.Survey.Balancers(r.Context(), r.URL.Query().Get("name"))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.answer(w, http.StatusOK, out)
+}
+
+func (s *server) doctor(w http.ResponseWriter, r *http.Request) {
+	s.answer(w, http.StatusOK, s.Survey.Doctor(r.Context()))
+}
