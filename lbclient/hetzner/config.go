@@ -2,6 +2,7 @@ package hetzner
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -62,6 +63,11 @@ type Config struct {
 	FromMetadata bool
 	// MetadataEndpoint is that service's base address; "" means the usual one.
 	MetadataEndpoint string
+
+	// Names are what members are called in Observe, by server id in digits or by
+	// IP address. Others go by the name of their server at Hetzner, or their
+	// address.
+	Names map[string]string
 
 	// Mode is how the target leaves rotation.
 	Mode Mode
@@ -171,6 +177,7 @@ func checkEndpoint(text string) error {
 
 func (c Config) withDefaults() Config {
 	c.Ports = slices.Sorted(slices.Values(c.Ports))
+	c.Names = maps.Clone(c.Names)
 	if c.Endpoint == "" {
 		c.Endpoint = hcloud.Endpoint
 	}

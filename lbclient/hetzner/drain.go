@@ -21,6 +21,14 @@ func (p *provider) BeginDrain(ctx context.Context, r lbclient.Restore, minHealth
 	if err != nil {
 		return err
 	}
+	if err := p.drain(ctx, op, rec, minHealthy); err != nil {
+		return err
+	}
+	p.held = &rec
+	return nil
+}
+
+func (p *provider) drain(ctx context.Context, op string, rec record, minHealthy int) error {
 	if minHealthy < 0 {
 		return &lbclient.Error{Class: lbclient.ClassInvalid, Op: op,
 			Text: fmt.Sprintf("the number of other members that must serve is %d, want 0 or more", minHealthy)}
@@ -98,9 +106,11 @@ func (p *provider) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclien
 	out := lbclient.DrainStatus{Stage: lbclient.DrainBusy, InFlight: -1, Epoch: v.epoch()}
 	switch {
 	case rec.Mode == ModeRemove && m == nil:
+		p.held = &rec
 		out.Evidence = fmt.Sprintf("%s is no target of the balancer any more; its connections in flight cannot be counted there", rec.key())
 		return out, nil
 	case rec.Mode == ModeRemove:
+		p.held = nil
 		out.Stage = lbclient.DrainNotAsked
 		out.Evidence = fmt.Sprintf("the balancer lists it, as %s", m.through())
 		return out, nil

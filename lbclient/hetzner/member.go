@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hetznercloud/hcloud-go/v2/hcloud"
@@ -19,9 +20,17 @@ type key struct {
 
 func (k key) String() string {
 	if k.server != 0 {
-		return fmt.Sprintf("server %d", k.server)
+		return "server " + k.id()
 	}
-	return "IP address " + k.ip.String()
+	return "IP address " + k.id()
+}
+
+// id is the server's id in digits, or the address.
+func (k key) id() string {
+	if k.server != 0 {
+		return strconv.FormatInt(k.server, 10)
+	}
+	return k.ip.String()
 }
 
 // ipKey is the key of an address; of none when text is no address.

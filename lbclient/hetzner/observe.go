@@ -72,7 +72,7 @@ func (p *provider) Observe(ctx context.Context) (lbclient.Pool, error) {
 	out := lbclient.Pool{Epoch: v.epoch(), At: time.Now()}
 	var ids []int64
 	for _, m := range v.members {
-		if m.key.server != 0 && m != self {
+		if m.key.server != 0 && m != self && p.cfg.Names[m.key.id()] == "" {
 			ids = append(ids, m.key.server)
 		}
 	}
@@ -81,20 +81,40 @@ func (p *provider) Observe(ctx context.Context) (lbclient.Pool, error) {
 	}
 	ports := v.ports(p.cfg.Ports)
 	for _, m := range v.members {
-		out.Members = append(out.Members, lbclient.Member{
+		shown := lbclient.Member{
 			Name: p.nameOf(m, k), Phase: m.phase(ports), InFlight: -1,
 			Detail: m.through() + ": " + m.words(v.services),
-		})
+		}
+		if p.held != nil && p.held.Mode == ModeGate && p.held.key() == m.key {
+			shown.Phase = lbclient.PhaseDraining
+		}
+		out.Members = append(out.Members, shown)
+	}
+	if self == nil {
+		out.Members = append(out.Members, p.absent(v, k))
 	}
 	return out, nil
+}
+
+// absent is the target where the balancer does not list it.
+func (p *provider) absent(v view, k key) lbclient.Member {
+	m := lbclient.Member{Name: p.cfg.Server, Phase: lbclient.PhaseAbsent, InFlight: -1,
+		Detail: fmt.Sprintf("no target of load balancer %q", v.lb.Name)}
+	if p.held != nil && p.held.Mode == ModeRemove && p.held.key() == k {
+		m.Phase = lbclient.PhaseDraining
+		m.Detail = fmt.Sprintf("%s was removed by us and is no target until it is put back", k)
+	}
+	return m
 }
 
 func (p *provider) nameOf(m *member, self key) string {
 	switch {
 	case m.key == self:
 		return p.cfg.Server
+	case p.cfg.Names[m.key.id()] != "":
+		return p.cfg.Names[m.key.id()]
 	case m.key.server == 0:
-		return m.key.ip.String()
+		return m.key.id()
 	case p.names[m.key.server] != "":
 		return p.names[m.key.server]
 	}

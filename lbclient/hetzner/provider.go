@@ -24,8 +24,9 @@ type provider struct {
 	carrier *http.Client
 	cloud   *hcloud.Client
 
-	lb      int64 // the balancer's id, once known
-	self    *key  // which member the target is, once known
+	lb      int64   // the balancer's id, once known
+	self    *key    // which member the target is, once known
+	held    *record // of the drain that we know to hold, for Observe
 	names   map[int64]string
 	namesAt time.Time
 }

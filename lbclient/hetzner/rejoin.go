@@ -18,6 +18,14 @@ func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 	if err != nil {
 		return err
 	}
+	if err := p.rejoin(ctx, op, rec); err != nil {
+		return err
+	}
+	p.held = nil
+	return nil
+}
+
+func (p *provider) rejoin(ctx context.Context, op string, rec record) error {
 	v, m, err := p.lookFor(ctx, op, rec)
 	if err != nil {
 		return err

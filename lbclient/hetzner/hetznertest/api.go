@@ -104,7 +104,7 @@ func (c *Cloud) admit(header http.Header, r *http.Request, f Fault) *answer {
 	var out answer
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	readOnly := c.opt.ReadOnlyToken != "" && token == c.opt.ReadOnlyToken
-	if token != c.opt.Token && !readOnly {
+	if c.revoked || token != c.opt.Token && !readOnly {
 		out = refuse(http.StatusUnauthorized, "unauthorized", "unable to authenticate")
 		return &out
 	}

@@ -74,6 +74,7 @@ type Cloud struct {
 	calls     []string
 	tokens    float64 // calls left
 	refilled  time.Time
+	revoked   bool
 }
 
 // event is something that will happen by itself.
@@ -231,6 +232,16 @@ func (c *Cloud) SetRemaining(n int) {
 	defer c.mu.Unlock()
 	c.tokens, c.refilled = float64(n), time.Now()
 }
+
+// Revoke makes the cloud know none of its tokens any more.
+func (c *Cloud) Revoke() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.revoked = true
+}
+
+// Cut makes the API unreachable. The balancers go on.
+func (c *Cloud) Cut() { c.api.Close() }
 
 // spend takes one call of the rate limit and tells whether there was one.
 func (c *Cloud) spend() (left int, ok bool) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -23,7 +24,29 @@ const descriptionFile = "hetzner-load-balancers.openapi.json"
 // oracle knows what Hetzner's published description allows.
 type oracle struct{ router routers.Router }
 
+// oracles keeps each description that was read, for that takes long.
+var oracles struct {
+	sync.Mutex
+	by map[string]*oracle
+}
+
 func newOracle(dir string) (*oracle, error) {
+	oracles.Lock()
+	defer oracles.Unlock()
+	if o := oracles.by[dir]; o != nil {
+		return o, nil
+	}
+	o, err := readOracle(dir)
+	if err == nil {
+		if oracles.by == nil {
+			oracles.by = make(map[string]*oracle)
+		}
+		oracles.by[dir] = o
+	}
+	return o, err
+}
+
+func readOracle(dir string) (*oracle, error) {
 	file := filepath.Join(dir, descriptionFile)
 	text, err := os.ReadFile(file)
 	if err != nil {
