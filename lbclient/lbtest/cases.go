@@ -167,12 +167,17 @@ func rejoinWaits(t *testing.T, h Harness) {
 	eventually(t, "the target serves", func() bool { return s.rejoinStage(r) == lbclient.RejoinServing })
 }
 
-// rejoinFails rejoins and tells whether the balancer calls the target unhealthy.
-// A rejoin before the balancer has noticed is taken back.
+// rejoinFails rejoins and tells whether the balancer, once it has a verdict,
+// calls the target unhealthy. A rejoin before it has noticed is taken back.
 func (s seat) rejoinFails(r lbclient.Restore) bool {
 	s.t.Helper()
 	s.rejoin(r)
-	if s.rejoinStage(r) == lbclient.RejoinUnhealthy {
+	stage := lbclient.RejoinPending
+	eventually(s.t, "the balancer has a verdict", func() bool {
+		stage = s.rejoinStage(r)
+		return stage != lbclient.RejoinPending
+	})
+	if stage == lbclient.RejoinUnhealthy {
 		return true
 	}
 	s.drain(r, 1)
