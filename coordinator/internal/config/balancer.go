@@ -7,7 +7,7 @@ func (l *loader) readBalancer(name string, v value) {
 		v.fail("a balancer cannot be named none: an app without one says balancer: none")
 		return
 	}
-	o, ok := v.object("type, endpoints and backend", "type", "endpoints", "backend", "backends", "max_unavailable",
+	o, ok := v.object("type, endpoints and backend", "type", "via", "endpoints", "backend", "backends", "max_unavailable",
 		"min_healthy", "drain_timeout", "on_drain_timeout", "rejoin_timeout", "servers")
 	b := &Balancer{Name: name}
 	// Known even when it is wrong, so that apps behind it are not called dangling.
@@ -19,6 +19,7 @@ func (l *loader) readBalancer(name string, v value) {
 	if v, ok := o.need("type", "haproxy"); ok {
 		b.Type, _ = v.word("haproxy")
 	}
+	b.Via = Via(o.word("via", string(ViaAgent), string(ViaCoordinator)))
 	const socket = `["unix:///run/haproxy/admin.sock"]`
 	if v, ok := o.need("endpoints", socket); ok {
 		b.Endpoints = v.list(socket, "an admin socket, unix:///path or tcp://host:port", isEndpoint)

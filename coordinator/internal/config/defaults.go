@@ -59,6 +59,7 @@ func (w *writer) balancer(b *Balancer) {
 	w.open(b.Name)
 	defer w.close()
 	w.put("type", b.Type)
+	w.put("via", string(b.Via))
 	w.put("endpoints", list(b.Endpoints, plain))
 	w.put("backends", list(b.Backends, plain))
 	w.put("max_unavailable", strconv.Itoa(b.MaxUnavailable))

@@ -50,10 +50,20 @@ type Node struct {
 	Address string
 }
 
+// Via is who speaks to a balancer.
+type Via string
+
+// Who may.
+const (
+	ViaAgent       Via = "agent"       // each target's own agent
+	ViaCoordinator Via = "coordinator" // the coordinator, on the agents' behalf
+)
+
 // Balancer is a load balancer; the targets behind it are one pool.
 type Balancer struct {
 	Name           string
 	Type           string // "haproxy"
+	Via            Via
 	Endpoints      []string
 	Backends       []string
 	MaxUnavailable int // targets that may be out of rotation at a time

@@ -45,7 +45,7 @@ func TestSpec(t *testing.T) {
 			Passes: 5, Failures: 2, Deadline: api.Duration(20 * time.Minute),
 		},
 		Balancer: &api.Balancer{
-			Name: "edge", Type: "haproxy", Endpoints: []string{"unix:///run/haproxy/admin.sock", "tcp://10.0.0.2:9999"},
+			Name: "edge", Type: "haproxy", Via: api.ViaCoordinator, Endpoints: []string{"unix:///run/haproxy/admin.sock", "tcp://10.0.0.2:9999"},
 			Backends: []string{"web", "web-admin"}, MinHealthy: 1, DrainTimeout: api.Duration(90 * time.Second),
 			OnDrainTimeout: "abort", RejoinTimeout: api.Duration(2 * time.Minute),
 		},

@@ -29,6 +29,9 @@ func (a *App) Spec(n *Node) api.Spec {
 			OnDrainTimeout: b.OnDrainTimeout,
 			RejoinTimeout:  api.Duration(b.RejoinTimeout),
 		}
+		if b.Via == ViaCoordinator {
+			s.Balancer.Via = api.ViaCoordinator
+		}
 	}
 	return s
 }
