@@ -75,7 +75,7 @@ func (b *balancer) has(droplet int) bool { return slices.Contains(b.members, dro
 // another way, or checks them in another way.
 func (b *balancer) epoch() string {
 	c := b.check
-	return fmt.Sprintf("%s@%s tag=%s check=%s:%d%s/%d/%d/%d/%d", b.id, b.created, b.tag,
+	return fmt.Sprintf("%s@%s tag=%s check=%q:%d%q/%d/%d/%d/%d", b.id, b.created, b.tag,
 		c.Protocol, c.Port, c.Path, c.CheckIntervalSeconds, c.ResponseTimeoutSeconds, c.HealthyThreshold, c.UnhealthyThreshold)
 }
 

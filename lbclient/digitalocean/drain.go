@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/digitalocean/godo"
-
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
@@ -20,13 +18,12 @@ func (p *provider) patience() time.Duration { return 60 * p.second }
 // drainClock remembers since when what holds. A zero time is "it does not".
 type drainClock struct {
 	droplet int
-	begun   time.Time // ModeGate: since BeginDrain
+	held    bool      // BeginDrain was confirmed
+	gives   bool      // ModeRemove: a serving target leaves, and it was not counted again yet
 	asked   time.Time // ModeRemove: since DigitalOcean accepted it
 	absent  time.Time // ModeRemove: since it was first seen to be no member
 	failing time.Time // ModeGate: since its check was first seen to fail
 }
-
-func (c drainClock) holds() bool { return !c.begun.IsZero() || !c.asked.IsZero() }
 
 // set starts a clock that does not run yet.
 func set(at *time.Time, now time.Time) {
@@ -35,10 +32,11 @@ func set(at *time.Time, now time.Time) {
 	}
 }
 
-// BeginDrain implements [lbclient.Provider]. Nil means that DigitalOcean has
-// accepted the removal; whether it was made is for DrainStatus to say. The count
-// of other members is taken right before and again right after it, because two
-// agents may ask at the same time. In [ModeGate] nothing is changed.
+// BeginDrain implements [lbclient.Provider]. DigitalOcean accepts a removal
+// before it makes it; until the list shows it the answer is ClassBusy, and the
+// next call only looks. The count of other members is taken right before the
+// removal and again once it shows, because two agents may ask at the same time.
+// In [ModeGate] nothing is changed.
 func (p *provider) BeginDrain(ctx context.Context, r lbclient.Restore, minHealthy int) error {
 	op := p.op("drain")
 	rec, err := p.usable(op, r)
@@ -59,31 +57,42 @@ func (p *provider) BeginDrain(ctx context.Context, r lbclient.Restore, minHealth
 	if rec.Mode == ModeGate {
 		return p.beginGate(ctx, op, b, rec, r.WasServing, minHealthy)
 	}
-	if !b.has(rec.Droplet) {
-		p.holding(rec)
-		set(&p.drain.absent, time.Now())
-		return nil
-	}
-	gives, err := p.allows(ctx, op, b, rec.Droplet, false, minHealthy)
-	if err != nil {
-		return err
-	}
-	p.drain.absent = time.Time{}
-	after, err := p.change(ctx, op, rec, false)
-	if err != nil {
-		return err
-	}
 	p.holding(rec)
-	p.drain.asked = time.Now()
-	if !after.has(rec.Droplet) {
-		set(&p.drain.absent, time.Now())
-	}
-	if gives {
-		if err := p.enough(ctx, op, after, rec.Droplet, minHealthy); err != nil {
-			return p.undo(ctx, rec, err)
+	if b.has(rec.Droplet) {
+		if p.drain.absent.IsZero() && p.pending(p.drain.asked) {
+			return p.notYet(op, p.drain.asked)
+		}
+		gives, err := p.allows(ctx, op, b, rec.Droplet, false, minHealthy)
+		if err != nil {
+			return err
+		}
+		if b, err = p.change(ctx, op, rec, false); err != nil {
+			return err
+		}
+		p.drain = drainClock{droplet: rec.Droplet, asked: time.Now(), gives: gives}
+		if b.has(rec.Droplet) {
+			return p.notYet(op, p.drain.asked)
 		}
 	}
+	p.drain.held = true
+	set(&p.drain.absent, time.Now())
+	if p.drain.gives {
+		if err := p.enough(ctx, op, b, rec.Droplet, minHealthy); err != nil {
+			return p.undo(ctx, rec, err)
+		}
+		p.drain.gives = false
+	}
 	return nil
+}
+
+// pending tells whether what was asked for may still come.
+func (p *provider) pending(asked time.Time) bool {
+	return !asked.IsZero() && time.Since(asked) < p.patience()
+}
+
+func (p *provider) notYet(op string, asked time.Time) error {
+	return &lbclient.Error{Class: lbclient.ClassBusy, Op: op,
+		Text: fmt.Sprintf("DigitalOcean accepted the change %s ago and has not made it yet", ago(time.Now(), asked))}
 }
 
 // usable decodes the record and refuses one of another mode.
@@ -108,7 +117,7 @@ func (p *provider) beginGate(ctx context.Context, op string, b *balancer, rec re
 	if !b.has(rec.Droplet) {
 		return p.noMember(op, b, rec.Droplet)
 	}
-	if p.drain.droplet == rec.Droplet && !p.drain.begun.IsZero() {
+	if p.drain.droplet == rec.Droplet && p.drain.held {
 		return nil
 	}
 	// The gate may be closed already, so that the check fails because of us.
@@ -116,7 +125,7 @@ func (p *provider) beginGate(ctx context.Context, op string, b *balancer, rec re
 		return err
 	}
 	p.holding(rec)
-	set(&p.drain.begun, time.Now())
+	p.drain.held = true
 	return nil
 }
 
@@ -184,9 +193,7 @@ func (p *provider) change(ctx context.Context, op string, rec record, in bool) (
 		return nil, &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}
 	}
 	var refused *lbclient.Error
-	var resp *godo.Response
-	if r, err := do(ctx, p.cfg.LoadBalancer, rec.Droplet); err != nil {
-		resp = r
+	if resp, err := do(ctx, p.cfg.LoadBalancer, rec.Droplet); err != nil {
 		refused = failed(op, method, resp, err)
 		switch refused.Class {
 		case lbclient.ClassAmbiguous, lbclient.ClassConflict, lbclient.ClassNotFound:
@@ -256,7 +263,7 @@ func (p *provider) removed(b *balancer, rec record) (lbclient.DrainStage, string
 			return lbclient.DrainNotAsked, fmt.Sprintf("droplet %d was removed and another hand has put it back", rec.Droplet)
 		case c.asked.IsZero():
 			return lbclient.DrainNotAsked, fmt.Sprintf("droplet %d is a member", rec.Droplet)
-		case now.Sub(c.asked) > p.patience():
+		case !p.pending(c.asked):
 			*c = drainClock{}
 			return lbclient.DrainNotAsked, fmt.Sprintf("DigitalOcean accepted the removal of droplet %d but has not made it in %s", rec.Droplet, p.patience())
 		}
@@ -275,9 +282,10 @@ func (p *provider) removed(b *balancer, rec record) (lbclient.DrainStage, string
 func ago(now, then time.Time) time.Duration { return now.Sub(then).Round(time.Millisecond) }
 
 // gated tells whether the balancer must have noticed that the gate is closed.
+// Whether the gate was asked to close is for the gate's own provider to say.
 func (p *provider) gated(ctx context.Context, op string, b *balancer, rec record) (lbclient.DrainStage, string, error) {
-	if p.drain.droplet != rec.Droplet || p.drain.begun.IsZero() {
-		return lbclient.DrainNotAsked, "no drain was begun since this provider was made", nil
+	if p.drain.droplet != rec.Droplet {
+		p.drain = drainClock{droplet: rec.Droplet}
 	}
 	t, err := b.timing(p.second)
 	if err != nil {
@@ -302,6 +310,9 @@ func (p *provider) gated(ctx context.Context, op string, b *balancer, rec record
 		return p.byBound(now, t, seen.words(false))
 	}
 	v, detail := p.verdict(ctx, b, rec.Droplet)
+	if err := ctx.Err(); err != nil {
+		return "", "", &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}
+	}
 	switch v {
 	case VerdictPasses:
 		c.failing = time.Time{}

@@ -38,7 +38,7 @@ func (c Check) String() string {
 	if c.Protocol == "tcp" {
 		return fmt.Sprintf("tcp port %d", c.Port)
 	}
-	return fmt.Sprintf("%s :%d%s", c.Protocol, c.Port, c.Path)
+	return fmt.Sprintf("%s :%d%s", tidy(c.Protocol), c.Port, tidy(c.Path))
 }
 
 // HealthSource tells how a member's health check goes, for DigitalOcean does

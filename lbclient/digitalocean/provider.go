@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -138,8 +139,8 @@ func (p *provider) noMember(op string, b *balancer, id int) error {
 }
 
 // Preflight implements [lbclient.Provider]. It also finds checks that miss the
-// gate, and members whose health cannot be seen. Whether the token may change
-// the balancer cannot be known without changing it.
+// gate, tokens that may not change the balancer, and members whose health
+// cannot be seen.
 func (p *provider) Preflight(ctx context.Context) error {
 	op := p.op("check")
 	b, id, err := p.member(ctx, op)
@@ -161,6 +162,11 @@ func (p *provider) Preflight(ctx context.Context) error {
 			p.cfg.GatePort, p.cfg.GatePath, c.Port, c.Path)
 		return e
 	}
+	if p.cfg.Mode == ModeRemove {
+		if err := p.mayChange(ctx, op); err != nil {
+			return err
+		}
+	}
 	if p.cfg.Probes != nil {
 		probes, err := p.cfg.Probes.ProbesSeen(ctx)
 		if err != nil {
@@ -169,7 +175,7 @@ func (p *provider) Preflight(ctx context.Context) error {
 		t, _ := b.timing(p.second) // suits has seen to it
 		if n := count(probes, true, t.Rise, time.Time{}, time.Now(), fresh(t)).checkers; n == 0 {
 			e.Class = lbclient.ClassTransient
-			e.Text = fmt.Sprintf("the health gate has seen no probe in the last %s; the balancer must check it, at port %d and path %s", fresh(t), c.Port, c.Path)
+			e.Text = fmt.Sprintf("the health gate has seen no probe in the last %s; the balancer must check it, at port %d and path %q", fresh(t), c.Port, c.Path)
 			return e
 		}
 		return nil
@@ -177,6 +183,22 @@ func (p *provider) Preflight(ctx context.Context) error {
 	if v, detail := p.verdict(ctx, b, id); v == VerdictUnknown {
 		e.Text = fmt.Sprintf("how its check (%s) goes cannot be seen: %s; DigitalOcean does not tell, "+
 			"so allow looks from here, or run the balancer through the agent", p.checkOf(b), detail)
+		return e
+	}
+	return nil
+}
+
+// mayChange asks to add droplets and names none (the client then leaves out even
+// the list, which is not allowed), so that whatever the answer is nothing
+// changes. A token that may not change anything is refused as such.
+func (p *provider) mayChange(ctx context.Context, op string) error {
+	resp, err := p.api.LoadBalancers.AddDroplets(ctx, p.cfg.LoadBalancer)
+	if err == nil {
+		return nil
+	}
+	e := failed(op, http.MethodPost, resp, err)
+	switch {
+	case e.Class == lbclient.ClassDenied, e.Class == lbclient.ClassRateLimited, resp == nil:
 		return e
 	}
 	return nil
@@ -239,9 +261,9 @@ func phase(b *balancer, v Verdict) lbclient.Phase {
 	return lbclient.PhaseUnknown
 }
 
-// Observe implements [lbclient.Provider]. A droplet that was removed is not
-// listed; one that is to be removed, or whose gate was closed for the sake of
-// this provider, is draining.
+// Observe implements [lbclient.Provider]. The target is draining while this
+// provider holds it out, and absent when another hand or an earlier process has
+// removed it; the provider of another target does not list it then.
 func (p *provider) Observe(ctx context.Context) (lbclient.Pool, error) {
 	op := p.op("look at the members beside")
 	b, err := p.look(ctx, op)
@@ -253,10 +275,23 @@ func (p *provider) Observe(ctx context.Context) (lbclient.Pool, error) {
 	if err := ctx.Err(); err != nil {
 		return lbclient.Pool{}, &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}
 	}
-	for i, id := range b.members {
-		if id == p.drain.droplet && p.drain.holds() {
+	id := p.cfg.Droplets[p.cfg.Target]
+	if id == 0 {
+		id = max(p.id, p.drain.droplet)
+	}
+	i := slices.Index(b.members, id)
+	switch {
+	case id == 0:
+	case i >= 0:
+		if p.drain.held && p.cfg.Mode == ModeGate {
 			out.Members[i].Phase = lbclient.PhaseDraining
 		}
+	case p.drain.held && p.cfg.Mode == ModeRemove:
+		out.Members = append(out.Members, lbclient.Member{Name: p.cfg.Target, Phase: lbclient.PhaseDraining, InFlight: -1,
+			Detail: fmt.Sprintf("droplet %d was removed by us and is no member until it is put back", id)})
+	default:
+		out.Members = append(out.Members, lbclient.Member{Name: p.cfg.Target, Phase: lbclient.PhaseAbsent, InFlight: -1,
+			Detail: fmt.Sprintf("droplet %d is no member", id)})
 	}
 	return out, nil
 }

@@ -16,7 +16,8 @@ type rejoinClock struct {
 	passing time.Time // since its check was first seen to pass
 }
 
-// BeginRejoin implements [lbclient.Provider]. It works with a record of the
+// BeginRejoin implements [lbclient.Provider]. As with BeginDrain, ClassBusy means
+// accepted and not made yet. It works with a record of the
 // other mode too, so that a change of the configuration leaves nobody out.
 func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 	op := p.op("rejoin")
@@ -34,20 +35,25 @@ func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 		return noted(e, "another hand has removed it, and it is not ours to put back")
 	}
 	// The list shows a removal late, so a member may be on its way out.
-	leaving := member && rec.Mode == ModeRemove && p.drain.droplet == rec.Droplet &&
-		!p.drain.asked.IsZero() && p.drain.absent.IsZero() && time.Since(p.drain.asked) < p.patience()
-	if member && !leaving {
+	leaving := member && rec.Mode == ModeRemove && p.drain.droplet == rec.Droplet && p.drain.absent.IsZero() && p.pending(p.drain.asked)
+	switch {
+	case member && !leaving:
 		p.returning(rec)
 		return nil
+	case !member && p.rejoin.droplet == rec.Droplet && p.pending(p.rejoin.asked):
+		return p.notYet(op, p.rejoin.asked)
 	}
 	if err := b.suits(op, rec.Mode); err != nil {
 		return err
 	}
-	if _, err := p.change(ctx, op, rec, true); err != nil {
+	if b, err = p.change(ctx, op, rec, true); err != nil {
 		return err
 	}
 	p.returning(rec)
 	p.rejoin.asked = time.Now()
+	if !b.has(rec.Droplet) {
+		return p.notYet(op, p.rejoin.asked)
+	}
 	return nil
 }
 
@@ -77,20 +83,17 @@ func (p *provider) RejoinStatus(ctx context.Context, r lbclient.Restore) (lbclie
 	c := &p.rejoin
 	if !b.has(rec.Droplet) {
 		c.passing = time.Time{}
-		if c.droplet == rec.Droplet && !c.asked.IsZero() && now.Sub(c.asked) < p.patience() {
+		if c.droplet == rec.Droplet && p.pending(c.asked) {
 			return lbclient.RejoinStatus{Stage: lbclient.RejoinPending,
 				Evidence: fmt.Sprintf("DigitalOcean has accepted droplet %d %s ago and not added it yet", rec.Droplet, ago(now, c.asked))}, nil
 		}
 		p.rejoin = rejoinClock{}
 		return lbclient.RejoinStatus{Stage: lbclient.RejoinNotAsked, Evidence: fmt.Sprintf("droplet %d is no member", rec.Droplet)}, nil
 	}
-	if p.drain.droplet == rec.Droplet && p.drain.holds() {
+	if p.drain.droplet == rec.Droplet && p.drain.held {
 		return lbclient.RejoinStatus{Stage: lbclient.RejoinNotAsked, Evidence: fmt.Sprintf("droplet %d is being drained", rec.Droplet)}, nil
 	}
 	if c.droplet != rec.Droplet {
-		if rec.Mode == ModeGate {
-			return lbclient.RejoinStatus{Stage: lbclient.RejoinNotAsked, Evidence: "no rejoin was begun since this provider was made"}, nil
-		}
 		*c = rejoinClock{droplet: rec.Droplet, begun: now}
 	}
 	// It was added: whoever removes it from now on is another hand.

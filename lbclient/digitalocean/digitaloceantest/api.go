@@ -39,13 +39,8 @@ func (c *Cloud) guard(next http.Handler) http.Handler {
 		f := c.befalls(r)
 		switch {
 		case f == nil:
-		case f.Answer != nil:
-			status = f.Answer.Status
-			for k, v := range f.Answer.Header {
-				w.Header().Set(k, v)
-			}
-			w.WriteHeader(status)
-			_, _ = io.WriteString(w, f.Answer.Body)
+		case f.Answer != nil && !f.Lose:
+			status = f.Answer.write(w)
 			return
 		case f.Hang:
 			select {
@@ -63,6 +58,9 @@ func (c *Cloud) guard(next http.Handler) http.Handler {
 			c.admit(next).ServeHTTP(answer, r)
 		}
 		if f != nil && f.Lose {
+			if f.Answer != nil {
+				status = f.Answer.write(w)
+			}
 			return
 		}
 		if c.spec != nil {
@@ -84,7 +82,10 @@ func (c *Cloud) guard(next http.Handler) http.Handler {
 func (c *Cloud) admit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if token == "" || token != c.opts.Token && token != c.opts.ReadOnly {
+		c.mu.Lock()
+		full, known := token == c.opts.Token, token == c.opts.Token || token == c.opts.ReadOnly
+		c.mu.Unlock()
+		if token == "" || !known {
 			refuse(w, http.StatusUnauthorized, "unauthorized", "Unable to authenticate you")
 			return
 		}
@@ -100,7 +101,7 @@ func (c *Cloud) admit(next http.Handler) http.Handler {
 			refuse(w, http.StatusTooManyRequests, "too_many_requests", "API Rate limit exceeded.")
 			return
 		}
-		if token != c.opts.Token && r.Method != http.MethodGet {
+		if !full && r.Method != http.MethodGet {
 			refuse(w, http.StatusForbidden, "forbidden", "You are not authorized to perform this operation")
 			return
 		}
@@ -108,13 +109,17 @@ func (c *Cloud) admit(next http.Handler) http.Handler {
 	})
 }
 
-func refuse(w http.ResponseWriter, status int, id, message string) {
-	a := refusal(status, id, message)
+func (a *Answer) write(w http.ResponseWriter) (status int) {
 	for k, v := range a.Header {
 		w.Header().Set(k, v)
 	}
-	w.WriteHeader(status)
+	w.WriteHeader(a.Status)
 	_, _ = io.WriteString(w, a.Body)
+	return a.Status
+}
+
+func refuse(w http.ResponseWriter, status int, id, message string) {
+	Refuse(status, id, message).write(w)
 }
 
 func answer(w http.ResponseWriter, v any) {
@@ -179,7 +184,7 @@ func page(w http.ResponseWriter, r *http.Request, key string, all []any) {
 		}
 		links["pages"] = map[string]any{"next": at(n + 1), "last": at(last)}
 	}
-	answer(w, map[string]any{key: slices.Concat([]any{}, all[from:to]), "links": links, "meta": map[string]any{"total": len(all)}})
+	answer(w, map[string]any{key: append([]any{}, all[from:to]...), "links": links, "meta": map[string]any{"total": len(all)}})
 }
 
 func (c *Cloud) listBalancers(w http.ResponseWriter, r *http.Request) {
@@ -223,7 +228,7 @@ func (b *balancer) show() map[string]any {
 		},
 		"sticky_sessions":        map[string]any{"type": "none"},
 		"region":                 region(),
-		"droplet_ids":            slices.Concat([]int{}, b.listed()),
+		"droplet_ids":            append([]int{}, b.listed()...),
 		"redirect_http_to_https": false, "enable_proxy_protocol": false, "enable_backend_keepalive": s.KeepAlive,
 		"vpc_uuid": "c33931f2-a26a-4e61-b85c-4e95a2ec431b", "http_idle_timeout_seconds": 60,
 		"project_id": "9cc10173-e9ea-4176-9dbc-a4cee4c4ff30", "network": "EXTERNAL", "network_stack": "IPV4",
@@ -261,10 +266,7 @@ func (c *Cloud) editDroplets(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if now.Before(b.locked) {
-		a := Busy()
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(a.Status)
-		_, _ = io.WriteString(w, a.Body)
+		Busy().write(w)
 		return
 	}
 	for _, id := range *in.DropletIDs {
@@ -352,8 +354,8 @@ func (d *Droplet) show() map[string]any {
 	const born = "2020-07-21T18:37:44Z"
 	return map[string]any{
 		"id": d.ID, "name": d.Name, "memory": 1024, "vcpus": 1, "disk": 25, "locked": false, "status": "active",
-		"created_at": born, "features": []any{"private_networking"}, "backup_ids": []any{}, "next_backup_window": nil,
-		"snapshot_ids": []any{}, "volume_ids": []any{}, "size_slug": "s-1vcpu-1gb", "tags": slices.Concat([]string{}, d.Tags),
+		"created_at": born, "features": []any{"private_networking"}, "backup_ids": []any{}, "next_backup_window": map[string]any{"start": born, "end": born},
+		"snapshot_ids": []any{}, "volume_ids": []any{}, "size_slug": "s-1vcpu-1gb", "tags": append([]string{}, d.Tags...),
 		"image": map[string]any{
 			"id": 63663980, "name": "12 x64", "distribution": "Debian", "slug": "debian-12-x64", "public": true, "regions": []any{"nyc3"},
 			"created_at": born, "type": "snapshot", "min_disk_size": 15, "size_gigabytes": 2.36, "description": "", "tags": []any{}, "status": "available",

@@ -262,6 +262,13 @@ func (c *Cloud) SetPace(apply, lag time.Duration) {
 	c.opts.Apply, c.opts.Lag = apply, lag
 }
 
+// Revoke ends all tokens.
+func (c *Cloud) Revoke() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.opts.Token, c.opts.ReadOnly = "", ""
+}
+
 // Lock makes a balancer refuse changes for so long.
 func (c *Cloud) Lock(balancer string, d time.Duration) {
 	c.mu.Lock()

@@ -14,9 +14,10 @@ type Fault struct {
 	// Times is how many requests it befalls; 0 means all from now on.
 	Times int
 
-	// Answer, if set, is given instead of the right one.
+	// Answer, if set, is given instead of carrying the request out.
 	Answer *Answer
-	// Lose carries the request out and then closes the connection.
+	// Lose carries the request out and then closes the connection or, with an
+	// Answer, gives that.
 	Lose bool
 	// Drop closes the connection without carrying the request out.
 	Drop bool
@@ -35,17 +36,14 @@ type Answer struct {
 
 // Busy is the answer of a balancer that is changing.
 func Busy() *Answer {
-	return refusal(http.StatusForbidden, "forbidden", "Load Balancer can't be updated while it processes previous actions")
-}
-
-// Refusal is an answer in DigitalOcean's form.
-func refusal(status int, id, message string) *Answer {
-	return &Answer{Status: status, Header: map[string]string{"Content-Type": "application/json"},
-		Body: `{"id":` + strconv.Quote(id) + `,"message":` + strconv.Quote(message) + `,"request_id":"4d9d8375-3c56-4925-a3e7-eb137fed17e9"}`}
+	return Refuse(http.StatusForbidden, "forbidden", "Load Balancer can't be updated while it processes previous actions")
 }
 
 // Refuse is an answer in DigitalOcean's form.
-func Refuse(status int, id, message string) *Answer { return refusal(status, id, message) }
+func Refuse(status int, id, message string) *Answer {
+	return &Answer{Status: status, Header: map[string]string{"Content-Type": "application/json"},
+		Body: `{"id":` + strconv.Quote(id) + `,"message":` + strconv.Quote(message) + `,"request_id":"4d9d8375-3c56-4925-a3e7-eb137fed17e9"}`}
+}
 
 type fault struct {
 	Fault

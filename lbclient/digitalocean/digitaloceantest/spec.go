@@ -18,11 +18,16 @@ import (
 type spec struct{ router routers.Router }
 
 // loaded keeps descriptions by file, for they are long.
-var loaded sync.Map
+var loaded = struct {
+	sync.Mutex
+	byFile map[string]*spec
+}{byFile: make(map[string]*spec)}
 
 func load(file string) (*spec, error) {
-	if s, ok := loaded.Load(file); ok {
-		return s.(*spec), nil
+	loaded.Lock()
+	defer loaded.Unlock()
+	if s := loaded.byFile[file]; s != nil {
+		return s, nil
 	}
 	doc, err := openapi3.NewLoader().LoadFromFile(file)
 	if err != nil {
@@ -34,7 +39,7 @@ func load(file string) (*spec, error) {
 		return nil, err
 	}
 	s := &spec{router}
-	loaded.Store(file, s)
+	loaded.byFile[file] = s
 	return s, nil
 }
 
@@ -53,7 +58,7 @@ func (s *spec) validate(r *http.Request, status int, header http.Header, body []
 	}
 	var out []string
 	// What the API itself refused need not be valid.
-	if err := openapi3filter.ValidateRequest(context.Background(), in); err != nil && status != http.StatusUnprocessableEntity {
+	if err := openapi3filter.ValidateRequest(context.Background(), in); err != nil && status < http.StatusBadRequest {
 		out = append(out, fmt.Sprintf("the request: %v", err))
 	}
 	answer := &openapi3filter.ResponseValidationInput{

@@ -1,0 +1,137 @@
+package digitalocean
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/digitalocean/godo"
+
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+const sampleID = "4de7ac8b-495b-4884-9a69-1050c6793cd6"
+
+func FuzzBalancer(f *testing.F) {
+	f.Add([]byte(`{"id":"` + sampleID + `","size_unit":2,"status":"active","type":"REGIONAL","tag":"web","droplet_ids":[3,1,3],
+		"health_check":{"protocol":"http","port":80,"path":"/","check_interval_seconds":10,"response_timeout_seconds":5,"healthy_threshold":5,"unhealthy_threshold":3}}`))
+	f.Add([]byte(`{"id":"` + sampleID + `","droplet_ids":[-1]}`))
+	f.Add([]byte(`{"id":"` + sampleID + `","health_check":{"check_interval_seconds":9223372036854775807,"healthy_threshold":1,"unhealthy_threshold":1,"response_timeout_seconds":1}}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var lb *godo.LoadBalancer
+		if json.Unmarshal(data, &lb) != nil {
+			return
+		}
+		b, err := balancerOf(sampleID, lb)
+		if err != nil {
+			return
+		}
+		for i, id := range b.members {
+			if id <= 0 || i > 0 && id <= b.members[i-1] {
+				t.Errorf("members %v", b.members)
+			}
+		}
+		if timing, err := b.timing(time.Second); err == nil && (timing.DownWithin() <= 0 || timing.UpWithin() <= 0 || fresh(timing) <= 0) {
+			t.Errorf("timing %+v", timing)
+		}
+		for _, m := range []Mode{ModeGate, ModeRemove} {
+			if err := b.suits("try", m); err != nil && lbclient.ClassOf(err) != lbclient.ClassUnsupported {
+				t.Errorf("mode %s: %v", m, err)
+			}
+		}
+		if strings.ContainsAny(b.epoch()+b.status+b.kind, "\n\x1b") {
+			t.Errorf("epoch %q, status %q, type %q", b.epoch(), b.status, b.kind)
+		}
+	})
+}
+
+func FuzzRecord(f *testing.F) {
+	f.Add([]byte(`{"load_balancer":"` + sampleID + `","droplet":1,"mode":"remove"}`))
+	f.Add([]byte(`{"load_balancer":"../x","droplet":1,"mode":"gate"}`))
+	f.Add([]byte(`{"load_balancer":"` + sampleID + `","droplet":0,"mode":"gate"}{}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		rec, err := decodeRecord(data)
+		if err != nil {
+			return
+		}
+		if strings.ContainsAny(rec.LoadBalancer, "/.?#%") || rec.Droplet <= 0 {
+			t.Errorf("accepted %+v", rec)
+		}
+		again, err := json.Marshal(rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := decodeRecord(again); err != nil || back != rec {
+			t.Errorf("%+v became %+v, error %v", rec, back, err)
+		}
+	})
+}
+
+func FuzzRefusal(f *testing.F) {
+	f.Add(403, "Load Balancer can't be updated while it processes previous actions", "r-1")
+	f.Add(403, "You are not authorized to perform this operation", "")
+	f.Add(500, "<html>\x00\x1b[31m", strings.Repeat("x", 5000))
+	f.Fuzz(func(t *testing.T, status int, message, request string) {
+		resp := &http.Response{StatusCode: status, Header: http.Header{}}
+		e := failed("drain w1", http.MethodDelete, &godo.Response{Response: resp},
+			&godo.ErrorResponse{Response: resp, Message: message, RequestID: request})
+		if e.Class == "" || len([]rune(e.Text)) > 1200 {
+			t.Errorf("class %q, text of %d runes", e.Class, len([]rune(e.Text)))
+		}
+		if strings.ContainsFunc(e.Text, func(r rune) bool { return r == '\n' || r == 0x1b }) {
+			t.Errorf("the text is not one line: %q", e.Text)
+		}
+		if e.Class == lbclient.ClassBusy && status != http.StatusForbidden && status != http.StatusLocked {
+			t.Errorf("status %d is busy", status)
+		}
+	})
+}
+
+func FuzzEndpoint(f *testing.F) {
+	for _, s := range []string{"", "https://api.digitalocean.com", "http://127.0.0.1:1", "http://[::1]:1/", "https://a:b@c", "http://localhost.evil:1", "https://x?y"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := checkEndpoint(text)
+		if err != nil {
+			return
+		}
+		again, err := checkEndpoint(got)
+		if err != nil || again != got || strings.Contains(got, "@") {
+			t.Errorf("%q became %q, then %q, error %v", text, got, again, err)
+		}
+	})
+}
+
+func TestCount(t *testing.T) {
+	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	at := func(seconds int) time.Time { return now.Add(time.Duration(seconds) * time.Second) }
+	failed := func(from string, n, since, last int) Probes {
+		return Probes{From: from, Count: n, Since: at(since), Last: at(last)}
+	}
+	for what, c := range map[string]struct {
+		probes []Probes
+		since  time.Time
+		nodes  int
+		want   bool
+	}{
+		"nobody":                       {nil, time.Time{}, 1, false},
+		"one, often enough":            {[]Probes{failed("a", 4, -40, -1)}, time.Time{}, 1, true},
+		"one, just at the threshold":   {[]Probes{failed("a", 3, -30, -1)}, time.Time{}, 1, false},
+		"one that has stopped":         {[]Probes{failed("a", 9, -90, -26)}, time.Time{}, 1, false},
+		"one of two machines":          {[]Probes{failed("a", 9, -90, -1)}, time.Time{}, 2, false},
+		"two of two machines":          {[]Probes{failed("a", 9, -90, -1), failed("b", 4, -40, -9)}, time.Time{}, 2, true},
+		"a second one that is behind":  {[]Probes{failed("a", 9, -90, -1), failed("b", 2, -20, -1)}, time.Time{}, 1, false},
+		"a second one that passes":     {[]Probes{failed("a", 9, -90, -1), {From: "b", Passed: true, Count: 1, Last: at(-1)}}, time.Time{}, 1, false},
+		"a second one that has gone":   {[]Probes{failed("a", 9, -90, -1), {From: "b", Passed: true, Count: 9, Last: at(-60)}}, time.Time{}, 1, true},
+		"a run that began too early":   {[]Probes{failed("a", 9, -90, -1)}, at(-50), 1, false},
+		"a run that began in due time": {[]Probes{failed("a", 9, -40, -1)}, at(-50), 1, true},
+	} {
+		if got := count(c.probes, false, 3, c.since, now, 25*time.Second).all(c.nodes); got != c.want {
+			t.Errorf("%s: got %t, want %t", what, got, c.want)
+		}
+	}
+}
