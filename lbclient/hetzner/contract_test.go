@@ -67,12 +67,9 @@ func (w *world) take(name string) {
 
 func TestContract(t *testing.T) {
 	for name, o := range map[string]options{
-		"remove servers":         {kind: byServer, mode: hetzner.ModeRemove},
 		"remove private servers": {kind: byPrivateServer, mode: hetzner.ModeRemove},
 		"remove addresses":       {kind: byIP, mode: hetzner.ModeRemove},
-		"gate before servers":    {kind: byServer, mode: hetzner.ModeGate},
 		"gate before a selector": {kind: bySelector, mode: hetzner.ModeGate},
-		"gate before addresses":  {kind: byIP, mode: hetzner.ModeGate},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -85,7 +82,7 @@ func TestContract(t *testing.T) {
 // them late.
 func TestContractOfASlowCloud(t *testing.T) {
 	t.Parallel()
-	o := options{kind: byPrivateServer, mode: hetzner.ModeRemove}
+	o := options{kind: byServer, mode: hetzner.ModeRemove}
 	o.ActionTime, o.DataPlaneLag, o.CutOnRemove = 150*time.Millisecond, 20*time.Millisecond, true
 	h := harness(o)
 	h.Restart = nil
