@@ -1,0 +1,52 @@
+package broker_test
+
+import (
+	"syscall"
+	"testing"
+
+	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
+)
+
+// A brokered provider is as good as the one that the coordinator holds.
+func TestContract(t *testing.T) {
+	lbtest.Run(t, lbtest.Harness{
+		New:            func(t *testing.T) lbtest.World { return newWorld(t) },
+		CountsInFlight: true,
+		HoldOut: func(_ *testing.T, w lbtest.World, target string) {
+			w.(*world).command("set server web/" + target + " state maint")
+		},
+		HeldOut: func(_ *testing.T, w lbtest.World, target string) bool {
+			return w.(*world).phase(target) == lbclient.PhaseForeignOut
+		},
+		Forget: func(t *testing.T, w lbtest.World) {
+			if err := w.(*world).lb.Reload(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Cut: func(_ *testing.T, w lbtest.World) { w.(*world).lb.Stop() },
+		Hang: func(t *testing.T, w lbtest.World) {
+			pid := w.(*world).lb.PID()
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+		},
+		Readmit: func(_ *testing.T, w lbtest.World, target string) {
+			w.(*world).command("set server web/" + target + " state ready")
+		},
+		LoseAnswers: func(_ *testing.T, w lbtest.World) func() {
+			w.(*world).lose.Store(true)
+			return func() { w.(*world).lose.Store(false) }
+		},
+		Restart: func(_ *testing.T, w lbtest.World, target string, while func()) {
+			w.(*world).Restart(target, while)
+		},
+		CountsTwice: true,
+		Without: map[string]string{
+			"removed":         "HAProxy loses no server without a reload, and haproxy.cfg is not ours",
+			"denied":          "the product's own, which the haproxy package tests; what the broker denies is tested beside this",
+			"changes ignored": "the product's own, which the haproxy package tests",
+		},
+	})
+}
