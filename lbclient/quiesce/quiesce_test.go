@@ -64,6 +64,7 @@ func TestWhichConnectionsWork(t *testing.T) {
 		{"a question not long ago where peers have the last word", patient, change(func(s *socket) { s.received = 50 * time.Second }), true, true},
 		{"a question that the app has not read", cfg, change(func(s *socket) { s.queued = true }), true, true},
 		{"opened and never used", cfg, change(func(s *socket) { s.received = s.sent }), false, true},
+		{"a question in the moment of connecting", cfg, change(func(s *socket) { s.received = s.sent; s.unanswered = true }), true, true},
 		{"half closed by the peer, not answered", cfg, change(func(s *socket) { s.state = netlink.TCP_CLOSE_WAIT; s.received = time.Minute }), true, true},
 		{"half closed by the peer, answered", cfg, change(func(s *socket) { s.state = netlink.TCP_CLOSE_WAIT }), false, true},
 		{"closed by the app", cfg, change(func(s *socket) { s.state = netlink.TCP_FIN_WAIT2; s.received = 0 }), false, false},

@@ -22,7 +22,10 @@ type socket struct {
 	state    uint8
 	sent     time.Duration // since bytes were last sent
 	received time.Duration // since bytes were last received
-	queued   bool          // bytes wait to be read by the app, or to be acknowledged by the peer
+	// unanswered: the peer sent bytes and was never sent any. The clocks cannot
+	// tell, for they tick coarsely and start with the connection.
+	unanswered bool
+	queued     bool // bytes wait to be read by the app, or to be acknowledged by the peer
 }
 
 // open tells whether the app still has the connection, so that a restart would
@@ -70,6 +73,7 @@ func convert(m *netlink.Socket, info *netlink.TCPInfo) socket {
 	if info != nil {
 		s.sent = time.Duration(info.Last_data_sent) * time.Millisecond
 		s.received = time.Duration(info.Last_data_recv) * time.Millisecond
+		s.unanswered = info.Data_segs_in > 0 && info.Data_segs_out == 0
 	}
 	return s
 }

@@ -126,18 +126,28 @@ func TestRealConnections(t *testing.T) {
 			idle := func(st lbclient.DrainStatus) bool { return st.Stage == lbclient.DrainIdle }
 			await(t, p, "a kept connection is quiet", idle)
 
-			// Slower than the window, in silence.
+			// Slower than the window, in silence: asked over a kept connection, and
+			// in the very moment of connecting.
+			slow := func(conn net.Conn, answers *bufio.Reader) {
+				t.Helper()
+				asked := time.Now()
+				await(t, p, "a slow answer outlasts the window", func(st lbclient.DrainStatus) bool {
+					early := time.Since(asked) < window && st.Stage == lbclient.DrainAccepted
+					if !early && (st.Stage != lbclient.DrainBusy || st.InFlight != 1 || !strings.Contains(st.Evidence, c.dial)) {
+						t.Fatalf("a request in flight shows as %+v", st)
+					}
+					return time.Since(asked) > 3*window
+				})
+				s.slow <- struct{}{}
+				hear(t, answers)
+				await(t, p, "the slow answer is given", idle)
+				conn.Close()
+			}
 			say(t, kept, "slow")
-			asked := time.Now()
-			await(t, p, "a slow answer outlasts the window", func(st lbclient.DrainStatus) bool {
-				if st.Stage != lbclient.DrainBusy || st.InFlight != 1 || !strings.Contains(st.Evidence, c.dial) {
-					t.Fatalf("a request in flight shows as %+v", st)
-				}
-				return time.Since(asked) > 3*window
-			})
-			s.slow <- struct{}{}
-			hear(t, answers)
-			await(t, p, "the slow answer is given", idle)
+			slow(kept, answers)
+			kept, answers = s.dial(t, c.dial)
+			say(t, kept, "slow")
+			slow(kept, answers)
 
 			fresh, _ := s.dial(t, c.dial)
 			st, err := p.DrainStatus(t.Context(), lbclient.Restore{})

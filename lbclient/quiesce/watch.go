@@ -63,7 +63,7 @@ func (w *watch) works(s socket) bool {
 	switch {
 	case s.queued, min(s.sent, s.received) < w.cfg.Quiet:
 		return true
-	case s.received < s.sent:
+	case s.unanswered, s.received < s.sent:
 		return w.cfg.AnswerWithin == 0 || s.received < w.cfg.AnswerWithin
 	}
 	return false
