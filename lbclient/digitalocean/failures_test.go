@@ -603,7 +603,7 @@ func TestNothingToSee(t *testing.T) {
 	if err := p.BeginRejoin(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(12 * second)
+	deadline := time.Now().Add(25 * second)
 	for time.Now().Before(deadline) {
 		if st, err := p.RejoinStatus(t.Context(), r); err != nil || st.Stage != lbclient.RejoinPending {
 			t.Fatalf("got %+v, error %v, want pending", st, err)

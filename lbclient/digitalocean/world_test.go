@@ -21,7 +21,8 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
 
-// second is how long a second of the tests' DigitalOcean lasts.
+// second is how long a second of the tests' DigitalOcean lasts. Checks are given
+// several of them to answer, because the machine may be busy with other tests.
 const second = 25 * time.Millisecond
 
 const (
@@ -99,7 +100,7 @@ func newWorld(t *testing.T, o options) *world {
 	}
 	spec := digitaloceantest.Balancer{
 		Name: "front", Droplets: members, Tag: o.tag, Nodes: o.nodes,
-		Check: digitaloceantest.Check{Protocol: "http", Port: appPort, Path: "/healthz", Interval: 1, Timeout: 1, Healthy: 2, Unhealthy: 2},
+		Check: digitaloceantest.Check{Protocol: "http", Port: appPort, Path: "/healthz", Interval: 1, Timeout: 12, Healthy: 2, Unhealthy: 2},
 		Rules: []digitaloceantest.Rule{{Protocol: "http", Entry: 80, Target: appPort}},
 	}
 	if o.mode == digitalocean.ModeGate {

@@ -63,7 +63,7 @@ func (c *Cloud) add(t *testing.T, id int, handler http.HandlerFunc) *app {
 func balancerOf(droplets ...int) Balancer {
 	return Balancer{
 		Name: "front", Droplets: droplets,
-		Check: Check{Protocol: "http", Port: 80, Path: "/healthz", Interval: 1, Timeout: 1, Healthy: 3, Unhealthy: 2},
+		Check: Check{Protocol: "http", Port: 80, Path: "/healthz", Interval: 1, Timeout: 15, Healthy: 3, Unhealthy: 2},
 		Rules: []Rule{{Protocol: "http", Entry: 80, Target: 80}, {Protocol: "tcp", Entry: 81, Target: 80}},
 	}
 }
