@@ -1,0 +1,542 @@
+package gate_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/gate"
+	"github.com/lockstep-deploy/lockstep/lbclient/haproxy/haproxytest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
+)
+
+// Where the failures that every balancer is tested on are covered for the gate.
+// Contract is the suite, run in world_test.go against a real HAProxy.
+//
+//	 1 everything twice                contract "round trip", "a new provider at every step"
+//	 2 answer of a write lost          cannot apply: the write is a file; looks: contract "unreachable"
+//	 3 answered but not applied        contract "changes ignored"; TestAnotherFile
+//	 4 actions that never end          cannot apply: there are none
+//	 5 busy, 6 rate limit              cannot apply: no API
+//	 7 denied                          TestPreflight
+//	 8 nonsense as an answer           FuzzStatus, TestRemote
+//	 9 no member, gone, twice          contract "not a member"; TestNobodyPolls; several addresses: TestPolls
+//	10 label or tag membership         needs no change of membership: that is the gate's point
+//	11 attributes restored             cannot apply: the balancer is not touched
+//	12 last healthy, min_healthy       contract "capacity", "all at once"
+//	13 another hand                    contract "another hand"
+//	14 readmitted, reload              contract "readmitted"; a reloaded HAProxy: TestReloadIsNoticed
+//	15 in flight never ends            TestInFlight
+//	16 former process                  cannot apply: nothing is counted by the balancer
+//	17 stale health                    TestPolls; contract "rejoin waits for the check"
+//	18 traffic before health           contract "rolling restart"
+//	19 killed at every step            contract "a new provider at every step"; TestRestartWhileDrained
+//	20 cancelled                       contract "cancelled", "cut short"
+//	21 one of several balancers        TestPolls: everybody who polls must be told
+//	22 hang                            contract "hangs"
+//	23 nginx                           cannot apply
+//	24 flaps, 25 deploy fails          the agent's
+//	26 bound longer than the timeout   Timing says the bound; the agent refuses
+//	27 no failed request               contract "rolling restart"
+
+func snapshot(t *testing.T, p lbclient.Provider) lbclient.Restore {
+	t.Helper()
+	r, err := p.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func stage(t *testing.T, p lbclient.Provider, r lbclient.Restore) lbclient.DrainStatus {
+	t.Helper()
+	st, err := p.DrainStatus(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func TestInFlight(t *testing.T) {
+	w := newWorld(t, nil)
+	finish := w.Hold("w1")
+	p := w.Provider("w1")
+	r := snapshot(t, p)
+	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
+		t.Fatal(err)
+	}
+	if st := stage(t, p, r); st.Stage != lbclient.DrainAccepted {
+		t.Errorf("before HAProxy polled again: %+v", st)
+	}
+	w.Await("HAProxy sends nothing new", func() bool { return stage(t, p, r).Stage == lbclient.DrainBusy })
+	if got := w.status("w1"); got != "DOWN" {
+		t.Errorf("the gate concludes that nothing new comes while HAProxy says %s", got)
+	}
+	// Silent for longer than the quiet window, the request is still seen.
+	until := time.Now().Add(300 * time.Millisecond)
+	w.Await("the request is seen for a while", func() bool {
+		if st := stage(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != 1 {
+			t.Fatalf("with a request in flight: %+v", st)
+		}
+		return time.Now().After(until)
+	})
+	if err := finish(); err != nil {
+		t.Errorf("the request in flight did not survive: %v", err)
+	}
+	w.Await("the drain is idle", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+}
+
+func TestRestartWhileDrained(t *testing.T) {
+	w := newWorld(t, nil)
+	p := w.Provider("w1")
+	r := snapshot(t, p)
+	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
+		t.Fatal(err)
+	}
+	w.Await("the drain is idle", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+	before := stage(t, p, r).Epoch
+	w.nodes["w1"].reopen(t)
+	st := stage(t, p, r)
+	if st.Stage != lbclient.DrainAccepted || st.Epoch == before {
+		t.Errorf("a gate that has only just started says %+v, want accepted and another epoch than %s", st, before)
+	}
+	if !strings.Contains(st.Evidence, "127.0.0.1 polled before") {
+		t.Errorf("the evidence does not name who polled before: %s", st.Evidence)
+	}
+	w.Await("the drain is idle again", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+	if got := w.status("w1"); got != "DOWN" {
+		t.Errorf("HAProxy says %s of a drained target after the gate's restart", got)
+	}
+}
+
+// TestRestartWhileServing restarts a gate whose socket outlives it, as one
+// passed by systemd does, under visitors.
+func TestRestartWhileServing(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	kept, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	app := lbtest.NewApp(t, "w1")
+	o := gate.Options{
+		Server: "w1", File: filepath.Join(t.TempDir(), "gate.json"), Check: check,
+		App: func(context.Context) error { return nil },
+	}
+	run := func() (*gate.Gate, func()) {
+		g, err := gate.Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inherited, err := net.FileListener(kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		served := make(chan error, 1)
+		go func() { served <- gate.Serve(ctx, inherited, g) }()
+		return g, func() {
+			cancel()
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	g, stop := run()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	lb := haproxytest.Start(t, haproxytest.Options{Backends: []haproxytest.Backend{{
+		Name: "web", Lines: []string{"option httpchk GET /ready"},
+		Servers: []haproxytest.Server{{Name: "w1", Address: app.Address, Options: quick + " port " + port}},
+	}}})
+	serving := func(g *gate.Gate) bool {
+		st, err := g.Status(t.Context())
+		return err == nil && st.Phase() == lbclient.PhaseServing
+	}
+	w := &world{Front: lbtest.NewFront(t, 0), t: t, lb: lb}
+	w.URL = lb.URL("web")
+	w.Await("the target serves", func() bool { return serving(g) })
+	stop()
+	// Nobody answers for longer than HAProxy's fall x inter.
+	until := time.Now().Add(4 * check.DownWithin() / 50)
+	w.Await("the gate is away for a while", func() bool {
+		if _, err := w.Get(); err != nil {
+			t.Fatalf("a request failed while the gate was away: %v", err)
+		}
+		return time.Now().After(until)
+	})
+	g, stop = run()
+	defer stop()
+	w.Await("the target serves again", func() bool { return serving(g) })
+	if got := w.status("w1"); !strings.HasPrefix(got, "UP") {
+		t.Errorf("HAProxy says %s after the gate's restart", got)
+	}
+	down, err := lb.Command("show stat web 4 -1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// chkdown is the 23rd column.
+	for l := range strings.Lines(down) {
+		if f := strings.Split(l, ","); len(f) > 22 && f[1] == "w1" && f[22] != "0" {
+			t.Errorf("HAProxy found the target down %s times", f[22])
+		}
+	}
+}
+
+// TestSoftStop refuses with 404, which HAProxy takes for a wish to be left in
+// peace, and not for a failure.
+func TestSoftStop(t *testing.T) {
+	w := newWorld(t, func(o *gate.Options) { o.Refusal = http.StatusNotFound }, "http-check disable-on-404")
+	p := w.Provider("w1")
+	r := snapshot(t, p)
+	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
+		t.Fatal(err)
+	}
+	w.Await("the drain is idle", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+	if got := w.status("w1"); got != "NOLB" {
+		t.Errorf("HAProxy says %s, want NOLB", got)
+	}
+}
+
+// TestReloadIsNoticed: a HAProxy that has just started takes everybody for
+// healthy until its first check, so it may send work to a closed gate. The
+// kernel sees it.
+func TestReloadIsNoticed(t *testing.T) {
+	w := newWorld(t, nil)
+	p := w.Provider("w1")
+	r := snapshot(t, p)
+	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
+		t.Fatal(err)
+	}
+	w.Await("the drain is idle", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+	c, err := net.Dial("tcp", w.Apps["w1"].Address) // what the new process would do
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if st := stage(t, p, r); st.Stage != lbclient.DrainAccepted || !strings.Contains(st.Evidence, c.LocalAddr().String()) {
+		t.Errorf("a new connection to a drained target: %+v", st)
+	}
+	w.Await("the drain is idle again", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+}
+
+// alone is a gate that nobody polls, with its provider.
+func alone(t *testing.T, app func(context.Context) error, change func(*gate.Options, *gate.Config)) (*gate.Gate, lbclient.Provider) {
+	t.Helper()
+	if app == nil {
+		app = func(context.Context) error { return nil }
+	}
+	o := gate.Options{Server: "w1", File: filepath.Join(t.TempDir(), "gate.json"), App: app, Check: check}
+	c := gate.Config{Name: "front", Server: "w1", File: o.File, CapacityElsewhere: true}
+	if change != nil {
+		change(&o, &c)
+	}
+	g, err := gate.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Gate = g
+	p, err := gate.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g, p
+}
+
+func poll(g *gate.Gate, from string) int {
+	r := httptest.NewRequest(http.MethodOptions, g.Path(), http.NoBody)
+	r.RemoteAddr = from + ":4000"
+	w := httptest.NewRecorder()
+	g.ServeHTTP(w, r)
+	return w.Code
+}
+
+func TestAnswers(t *testing.T) {
+	sick := errors.New("no database")
+	var app error
+	var hold string
+	g, p := alone(t, func(context.Context) error { return app }, func(o *gate.Options, _ *gate.Config) {
+		o.Refusal = http.StatusTeapot
+		o.HoldFile = o.File + ".hold"
+		hold = o.HoldFile
+		o.Check.Interval = time.Nanosecond // ask the app each time
+	})
+	want := func(what string, status int) {
+		t.Helper()
+		if got := poll(g, "10.0.0.1"); got != status {
+			t.Errorf("%s: answered %d, want %d", what, got, status)
+		}
+	}
+	want("never drained", http.StatusOK)
+	app = sick
+	want("the app is not healthy", http.StatusTeapot)
+	app = nil
+	want("the app is healthy again", http.StatusOK)
+	r := snapshot(t, p)
+	if err := p.BeginDrain(t.Context(), r, 3); err != nil {
+		t.Fatal(err)
+	}
+	want("drained", http.StatusTeapot)
+	if err := os.WriteFile(hold, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.BeginRejoin(t.Context(), r); lbclient.ClassOf(err) != lbclient.ClassUnsafe {
+		t.Errorf("a rejoin while another hand holds the gate: %v", err)
+	}
+	want("held by another hand", http.StatusTeapot)
+	if err := os.Remove(hold); err != nil {
+		t.Fatal(err)
+	}
+	want("let go by the other hand", http.StatusOK)
+}
+
+// TestUnreadableState: a file that makes no sense may have said drained.
+func TestUnreadableState(t *testing.T) {
+	var file string
+	g, p := alone(t, nil, func(o *gate.Options, _ *gate.Config) { file = o.File })
+	r := snapshot(t, p)
+	for what, text := range map[string]string{
+		"empty": "", "cut off": `{"version":1,"ser`, "of another target": `{"version":1,"server":"w2","drained":false,"at":"2026-01-02T03:04:05Z"}`,
+		"newer": `{"version":2,"server":"w1"}`, "with more": `{"version":1,"server":"w1"} {}`,
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := poll(g, "10.0.0.1"); got != gate.DefaultRefusal {
+			t.Errorf("a file %s: answered %d", what, got)
+		}
+		if st := stage(t, p, r); st.Stage != lbclient.DrainNotAsked {
+			t.Errorf("a file %s: %+v, want that the drain is asked for again", what, st)
+		}
+		if _, err := p.Snapshot(t.Context()); lbclient.ClassOf(err) != lbclient.ClassUnsafe {
+			t.Errorf("a file %s: Snapshot gives %v", what, err)
+		}
+		if err := p.Preflight(t.Context()); lbclient.ClassOf(err) != lbclient.ClassUnsafe || !strings.Contains(err.Error(), file) {
+			t.Errorf("a file %s: Preflight gives %v", what, err)
+		}
+		if pool, err := p.Observe(t.Context()); err != nil || pool.Members[0].Phase != lbclient.PhaseUnknown {
+			t.Errorf("a file %s: %+v, %v", what, pool, err)
+		}
+		if err := p.BeginRejoin(t.Context(), r); err != nil {
+			t.Errorf("a file %s: BeginRejoin: %v", what, err)
+		}
+		if got := poll(g, "10.0.0.1"); got != http.StatusOK {
+			t.Errorf("after the rejoin: answered %d", got)
+		}
+	}
+	if left, err := filepath.Glob(file + "*"); err != nil || len(left) != 1 {
+		t.Errorf("files left behind: %v", left)
+	}
+}
+
+// TestPassingFault: a state that was read before stands while the file cannot
+// be read, so that a fault takes nobody out.
+func TestPassingFault(t *testing.T) {
+	var file string
+	g, p := alone(t, nil, func(o *gate.Options, _ *gate.Config) { file = o.File })
+	r := snapshot(t, p)
+	if err := p.BeginDrain(t.Context(), r, 0); err != nil {
+		t.Fatal(err)
+	}
+	broken := func() {
+		t.Helper()
+		if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	broken()
+	if got := poll(g, "10.0.0.1"); got != gate.DefaultRefusal {
+		t.Errorf("drained, then not readable: answered %d", got)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if got := poll(g, "10.0.0.1"); got != http.StatusOK {
+		t.Errorf("no file: answered %d", got)
+	}
+	if err := os.Mkdir(file, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := poll(g, "10.0.0.1"); got != http.StatusOK {
+		t.Errorf("open, then not readable: answered %d", got)
+	}
+	if err := p.BeginDrain(t.Context(), r, 0); err == nil {
+		t.Error("a drain that could not be written down succeeded")
+	}
+}
+
+func TestNobodyPolls(t *testing.T) {
+	g, p := alone(t, nil, func(o *gate.Options, _ *gate.Config) { o.Check.Timeout, o.AppTimeout = 0, time.Second })
+	if err := p.Preflight(t.Context()); err == nil || lbclient.ClassOf(err) != lbclient.ClassTransient {
+		t.Errorf("just started: Preflight gives %v", err)
+	}
+	r := snapshot(t, p)
+	if r.WasServing {
+		t.Error("a target whose gate nobody polls is said to serve")
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := p.Preflight(t.Context())
+		if lbclient.ClassOf(err) == lbclient.ClassNotFound && strings.Contains(err.Error(), "no balancer polls it") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("Preflight gives %v", err)
+		}
+	}
+	if err := p.BeginDrain(t.Context(), r, 0); err != nil {
+		t.Fatal(err)
+	}
+	if st := stage(t, p, r); st.Stage != lbclient.DrainAccepted || !strings.Contains(st.Evidence, "0 addresses poll the gate, want 1") {
+		t.Errorf("with nobody polling: %+v", st)
+	}
+	if err := p.BeginRejoin(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := p.RejoinStatus(t.Context(), r); err != nil || st.Stage != lbclient.RejoinPending {
+		t.Errorf("with nobody polling: %+v, %v", st, err)
+	}
+	poll(g, "10.0.0.1")
+	if err := p.Preflight(t.Context()); err != nil {
+		t.Errorf("polled: Preflight gives %v", err)
+	}
+}
+
+// TestWhosePollsCount: a stranger's polls are answered and do not count.
+func TestWhosePollsCount(t *testing.T) {
+	g, _ := alone(t, nil, func(o *gate.Options, _ *gate.Config) {
+		o.Pollers = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}
+	})
+	for _, from := range []string{"10.0.0.1", "10.1.0.1", "[::ffff:10.0.0.2]", "[2001:db8::1]"} {
+		if got := poll(g, from); got != http.StatusOK {
+			t.Errorf("%s was answered %d", from, got)
+		}
+	}
+	st, err := g.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var who []string
+	for _, p := range st.Pollers {
+		who = append(who, p.Address.String())
+	}
+	if got := strings.Join(who, " "); got != "10.0.0.1 10.0.0.2" {
+		t.Errorf("polls of %s count", got)
+	}
+	elsewhere := httptest.NewRecorder()
+	g.ServeHTTP(elsewhere, httptest.NewRequest(http.MethodGet, "/else", http.NoBody))
+	if elsewhere.Code != http.StatusNotFound {
+		t.Errorf("another path is answered %d", elsewhere.Code)
+	}
+}
+
+// TestAppThatHangs does not make the balancer wait.
+func TestAppThatHangs(t *testing.T) {
+	g, _ := alone(t, func(ctx context.Context) error { <-ctx.Done(); return nil }, func(o *gate.Options, _ *gate.Config) {
+		o.AppTimeout = 20 * time.Millisecond
+	})
+	if got := poll(g, "10.0.0.1"); got != gate.DefaultRefusal {
+		t.Errorf("an app that does not answer is admitted with %d", got)
+	}
+}
+
+func TestPreflight(t *testing.T) {
+	_, p := alone(t, nil, func(o *gate.Options, c *gate.Config) {
+		o.File = filepath.Join(filepath.Dir(o.File), "missing", "gate.json")
+		c.File = o.File
+	})
+	if err := p.Preflight(t.Context()); err == nil || lbclient.ClassOf(err) != lbclient.ClassDenied {
+		t.Errorf("Preflight gives %v", err)
+	}
+}
+
+func TestAnotherFile(t *testing.T) {
+	_, p := alone(t, nil, func(_ *gate.Options, c *gate.Config) { c.File += ".other" })
+	if err := p.Preflight(t.Context()); err == nil || lbclient.ClassOf(err) != lbclient.ClassInvalid {
+		t.Errorf("Preflight gives %v", err)
+	}
+}
+
+func TestRemote(t *testing.T) {
+	for _, bad := range []string{"", "10.0.0.1:9101", "unix:///run/gate", "http://user:pass@10.0.0.1/ready/status"} {
+		if _, err := gate.Remote(bad); err == nil || lbclient.ClassOf(err) != lbclient.ClassInvalid {
+			t.Errorf("%q: got error %v", bad, err)
+		}
+	}
+	for what, answer := range map[string]http.HandlerFunc{
+		"a failure":      func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) },
+		"a redirect":     func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/else", http.StatusFound) },
+		"a page":         func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) },
+		"something else": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"status":"ok"}`)) },
+		"an endless one": func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte(`{"server":"w1","epoch":"` + strings.Repeat("x", 1<<20) + `"}`))
+		},
+	} {
+		s := httptest.NewServer(answer)
+		v, err := gate.Remote(s.URL + "/ready/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st, err := v.Status(t.Context()); err == nil {
+			t.Errorf("%s gives %+v", what, st)
+		}
+		s.Close()
+	}
+}
+
+func TestBadConfig(t *testing.T) {
+	good := gate.Options{Server: "w1", File: "/var/lib/x.json", App: func(context.Context) error { return nil }, Check: check}
+	if _, err := gate.Open(good); err != nil {
+		t.Fatal(err)
+	}
+	for what, f := range map[string]func(*gate.Options){
+		"no server":                    func(o *gate.Options) { o.Server = "" },
+		"a relative file":              func(o *gate.Options) { o.File = "x.json" },
+		"one file for both":            func(o *gate.Options) { o.HoldFile = o.File },
+		"a strange path":               func(o *gate.Options) { o.Path = "ready" },
+		"the root as path":             func(o *gate.Options) { o.Path = "/" },
+		"a friendly refusal":           func(o *gate.Options) { o.Refusal = 200 },
+		"no app":                       func(o *gate.Options) { o.App = nil },
+		"no check":                     func(o *gate.Options) { o.Check = lbclient.Timing{} },
+		"an app slower than the check": func(o *gate.Options) { o.AppTimeout = check.Timeout },
+		"no address range":             func(o *gate.Options) { o.Pollers = []netip.Prefix{{}} },
+		"too many pollers":             func(o *gate.Options) { o.MinPollers = 1000 },
+		"negative pollers":             func(o *gate.Options) { o.MinPollers = -1 },
+	} {
+		o := good
+		f(&o)
+		if _, err := gate.Open(o); err == nil || lbclient.ClassOf(err) != lbclient.ClassInvalid {
+			t.Errorf("%s: got error %v", what, err)
+		}
+	}
+	g, err := gate.Open(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fine := gate.Config{Name: "front", Server: "w1", File: good.File, Gate: g}
+	for what, f := range map[string]func(*gate.Config){
+		"no name":           func(c *gate.Config) { c.Name = "" },
+		"no server":         func(c *gate.Config) { c.Server = "" },
+		"a relative file":   func(c *gate.Config) { c.File = "x" },
+		"no gate":           func(c *gate.Config) { c.Gate = nil },
+		"its own peer":      func(c *gate.Config) { c.Peers = map[string]gate.Viewer{"w1": g} },
+		"a peer without it": func(c *gate.Config) { c.Peers = map[string]gate.Viewer{"w2": nil} },
+	} {
+		c := fine
+		f(&c)
+		if _, err := gate.New(c); err == nil || lbclient.ClassOf(err) != lbclient.ClassInvalid {
+			t.Errorf("%s: got error %v", what, err)
+		}
+	}
+}
