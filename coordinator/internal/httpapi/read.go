@@ -2,9 +2,11 @@ package httpapi
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/http"
-	"reflect"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -115,7 +117,7 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	var before *api.Rollout
+	state := r.URL.Query().Get("state")
 	for {
 		news := s.Runner.News()
 		ro, err := s.find(ctx, id)
@@ -128,12 +130,16 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 			s.fail(w, r, err)
 			return
 		}
-		moved := before != nil && !reflect.DeepEqual(before, ro)
-		if len(lines) > 0 || moved || ro.Done || wait == 0 {
-			s.answer(w, http.StatusOK, api.EventPage{Rollout: *ro, Events: apiEvents(lines)})
+		now, err := standing(ro)
+		if err != nil {
+			s.fail(w, r, err)
 			return
 		}
-		before = ro
+		if len(lines) > 0 || (state != "" && state != now) || ro.Done || wait == 0 {
+			s.answer(w, http.StatusOK, api.EventPage{Rollout: *ro, State: now, Events: apiEvents(lines)})
+			return
+		}
+		state = now
 		select {
 		case <-news:
 		case <-timer.C:
@@ -143,6 +149,16 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// standing stands for how a rollout stands.
+func standing(ro *api.Rollout) (string, error) {
+	b, err := json.Marshal(ro)
+	if err != nil {
+		return "", fmt.Errorf("cannot encode rollout %s: %w", ro.ID, err)
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8]), nil
 }
 
 func apiEvents(lines []store.Line) []api.Event {

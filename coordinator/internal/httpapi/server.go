@@ -28,9 +28,13 @@ import (
 // Bounds of what is taken in.
 const (
 	maxAdminBody = 1 << 20
-	// Deliveries are capped at 25 MiB each, so only a few may be read at once.
-	webhookLimit   = 4
-	webhookBacklog = 256
+	// Deliveries may have 25 MiB each, so only a few large ones may be read at
+	// once. Nearly all are small; many of those share the cost of being stored.
+	smallWebhook  = 256 << 10
+	smallWebhooks = 256
+	largeWebhooks = 4
+	// How many more may wait for the others, and for how long.
+	webhookBacklog = 1024
 	// GitHub gives up on an answer after 10 s and does not try again.
 	webhookWait = 8 * time.Second
 )
@@ -83,8 +87,7 @@ func New(cfg Config) http.Handler {
 	})
 	r.Get("/healthz", s.healthz)
 	r.Method(http.MethodGet, "/metrics", cfg.Metrics)
-	r.With(middleware.ThrottleBacklog(webhookLimit, webhookBacklog, webhookWait)).
-		Method(http.MethodPost, "/webhook/github", cfg.Webhook)
+	r.Method(http.MethodPost, "/webhook/github", throttled(cfg.Webhook))
 	r.Route("/agent/v1", func(r chi.Router) {
 		r.Use(s.asAgent)
 		r.Post("/sync", s.sync)
@@ -122,6 +125,19 @@ func New(cfg Config) http.Handler {
 		r.Get("/rollouts/{rollout}/logs", s.readLogs)
 	})
 	return r
+}
+
+// throttled bounds the memory that deliveries take together, whoever sends them.
+func throttled(webhook http.Handler) http.Handler {
+	small := middleware.ThrottleBacklog(smallWebhooks, webhookBacklog, webhookWait)(webhook)
+	large := middleware.ThrottleBacklog(largeWebhooks, webhookBacklog, webhookWait)(webhook)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength >= 0 && r.ContentLength <= smallWebhook {
+			small.ServeHTTP(w, r)
+			return
+		}
+		large.ServeHTTP(w, r)
+	})
 }
 
 func (s *server) healthz(w http.ResponseWriter, r *http.Request) {

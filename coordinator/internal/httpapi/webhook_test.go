@@ -1,16 +1,21 @@
 package httpapi_test
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/httpapi"
 )
 
 // push returns the body of a push to a branch of the repository.
@@ -78,5 +83,64 @@ func TestDeliveries(t *testing.T) {
 	}
 	if d := ds[1]; d.ID != "d1" || d.Decision != "accepted" || d.Repository != "me/hello" || d.After != sha("a") || d.Sender != "ann" || d.Received.IsZero() || d.Apps[0] != "hello" {
 		t.Errorf("oldest: %+v", d)
+	}
+}
+
+// TestLargeDeliveriesDoNotKeepSmallOnesOut: whoever sends slowly, or much.
+func TestLargeDeliveriesDoNotKeepSmallOnesOut(t *testing.T) {
+	s := newStage(t)
+	reading := make(chan bool, 100)
+	s.restart(func(c *httpapi.Config) {
+		next := c.Webhook
+		c.Webhook = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			reading <- true
+			next.ServeHTTP(w, r)
+		})
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var ends []*io.PipeWriter
+	defer func() {
+		cancel()
+		for _, end := range ends {
+			end.Close()
+		}
+		wg.Wait()
+	}()
+	for range 20 {
+		body, end := io.Pipe() // of unknown length
+		req, err := delivery(s.server.URL, "large", sign("x"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Body, req.ContentLength = body, -1
+		wg.Go(func() {
+			if resp, err := http.DefaultClient.Do(req.WithContext(ctx)); err == nil {
+				resp.Body.Close()
+			}
+		})
+		ends = append(ends, end)
+	}
+	for range 4 {
+		<-reading
+	}
+	body := push("main", sha("a"))
+	req, err := delivery(s.server.URL, "small", sign(body), body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, done := context.WithTimeout(ctx, 5*time.Second)
+	defer done()
+	resp, err := http.DefaultClient.Do(req.WithContext(short))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusAccepted {
+		t.Errorf("answered %d", resp.StatusCode)
+	}
+	<-reading // the small one
+	if n := len(reading); n != 0 {
+		t.Errorf("%d large ones are read beyond the four", n)
 	}
 }
