@@ -171,6 +171,7 @@ func (p *app) report() (api.AppReport, bool) {
 		r.Present = present
 	}
 	r.Prepare = p.prepareReport(d)
+	r.Balancer = p.balancerReport(d.Assignment.Targets)
 	for _, g := range d.Assignment.Targets {
 		r.Targets = append(r.Targets, p.targetReport(d, g.Target))
 	}

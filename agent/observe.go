@@ -32,6 +32,7 @@ type observer struct {
 	spec    api.Spec
 	server  string
 	lb      lbclient.Provider
+	report  api.BalancerReport // guarded by app.mu
 	check   health.Check
 	verdict *health.Verdict
 	// The proof holds as long as the same process runs.
@@ -166,6 +167,7 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 	v.Health = o.verdict.State()
 	if o.spec.Balancer != nil {
 		p.observeRotation(ctx, o, &v)
+		p.checkBalancer(o)
 	}
 	return v
 }
@@ -173,6 +175,7 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 // observeRotation asks the balancer how the target stands.
 func (p *app) observeRotation(ctx context.Context, o *observer, v *view) {
 	pool, err := o.lb.Observe(ctx)
+	p.saw(o, pool, err)
 	if err != nil {
 		if v.Detail == "" {
 			v.Detail = err.Error()

@@ -19,6 +19,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/runner"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/store"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/store/sqlite"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/survey"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/trigger"
 	"github.com/lockstep-deploy/lockstep/webhook"
 )
@@ -73,6 +74,15 @@ func Run(ctx context.Context, o Options) (err error) {
 	trig := trigger.New(trigger.Config{
 		Apps: apps, Engine: run, Store: st, PollInterval: fleet.Coordinator.PollInterval, Log: o.Log,
 	})
+	lbs, err := newBroker(fleet, run, o.Log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lbs.Close()) }()
+	look := survey.New(survey.Config{
+		Fleet: fleet, Engine: run, Broker: lbs, Head: heads(apps), Version: o.Version,
+		Reload: func() (*config.Fleet, error) { return config.Load(o.Config) },
+	})
 	hook, err := webhook.New(webhook.Options{Secrets: secrets(fleet), Sink: trig, Log: o.Log})
 	if err != nil {
 		return err
@@ -87,7 +97,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	srv := &http.Server{
 		Handler: httpapi.New(httpapi.Config{
-			Apps: httpApps(fleet), Runner: run, Trigger: trig, Store: st, Webhook: hook,
+			Apps: httpApps(fleet), Runner: run, Trigger: trig, Store: st, Webhook: hook, Broker: lbs, Survey: look,
 			Metrics: m.Handler(), Tokens: tokens(fleet), Version: o.Version, Log: o.Log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,

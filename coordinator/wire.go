@@ -1,8 +1,10 @@
 package coordinator
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"path/filepath"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
@@ -57,6 +59,18 @@ func triggerApps(f *config.Fleet) ([]trigger.App, error) {
 		})
 	}
 	return apps, nil
+}
+
+// heads asks the repository of an app for its branch's commit.
+func heads(apps []trigger.App) func(ctx context.Context, app string) (string, error) {
+	return func(ctx context.Context, app string) (string, error) {
+		for _, a := range apps {
+			if a.Name == app {
+				return a.Mirror.RemoteHead(ctx, a.Branch)
+			}
+		}
+		return "", fmt.Errorf("there is no app %q", app)
+	}
 }
 
 func httpApps(f *config.Fleet) []httpapi.App {

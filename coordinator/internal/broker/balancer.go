@@ -77,6 +77,7 @@ func (x *balancer) close() error {
 	var errs []error
 	for _, s := range x.seats {
 		for _, l := range []*lane{&s.reader, &s.changer} {
+			l.free <- struct{}{} // for good
 			if l.provider != nil {
 				errs = append(errs, l.provider.Close())
 			}

@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+// How often it is checked that a target could be drained: while it could not be
+// when last checked, and while all was well.
+const (
+	recheckRefused = time.Minute
+	recheckFine    = 10 * time.Minute
+)
+
+// speaksItself tells whether this agent, and not the coordinator, knows how the
+// target's balancer stands.
+func (o *observer) speaksItself() bool {
+	return o.spec.Balancer != nil && o.spec.Balancer.Via == api.ViaAgent
+}
+
+// checkBalancer does the preflight of a target when it is time to, so that what
+// would stop a turn is known before there is one.
+func (p *app) checkBalancer(o *observer) {
+	if !o.speaksItself() {
+		return
+	}
+	p.mu.Lock()
+	r := o.report
+	p.mu.Unlock()
+	again := recheckFine
+	if r.Refused != nil {
+		again = recheckRefused
+	}
+	if !r.Checked.IsZero() && time.Since(r.Checked) < again {
+		return
+	}
+	ctx, cancel := p.look()
+	defer cancel()
+	err := o.lb.Preflight(ctx)
+	if p.a.stop.Err() != nil {
+		return
+	}
+	var timing *api.BalancerTiming
+	if timed, ok := o.lb.(lbclient.Timed); ok && err == nil {
+		// What cannot be told is not needed to drain the target.
+		if t, err := timed.Timing(ctx); err == nil {
+			timing = &api.BalancerTiming{DownWithin: api.Duration(t.DownWithin()), UpWithin: api.Duration(t.UpWithin())}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := o.report.Refused
+	o.report.Checked, o.report.Refused = now(), failure(err)
+	if timing != nil {
+		o.report.Timing = timing
+	}
+	if after := o.report.Refused; (after == nil) != (before == nil) || after != nil && *after != *before {
+		p.a.notify()
+	}
+}
+
+// saw keeps what a look at the balancer brought, for the report.
+func (p *app) saw(o *observer, pool lbclient.Pool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o.report.Failed = failure(err)
+	if err != nil {
+		return
+	}
+	o.report.At = pool.At.UTC().Round(time.Millisecond)
+	o.report.Members, o.report.Omitted = nil, 0
+	for i, m := range pool.Members {
+		if i == api.MaxReportedMembers {
+			o.report.Omitted = len(pool.Members) - i
+			break
+		}
+		o.report.Members = append(o.report.Members, api.BalancerMember{
+			Name: m.Name, Phase: string(m.Phase), InFlight: m.InFlight, Detail: clip(m.Detail),
+		})
+	}
+}
+
+// balancerReport is what is known of the app's balancer, nil when this agent
+// does not speak to it. The caller holds p.mu.
+func (p *app) balancerReport(goals []api.Goal) *api.BalancerReport {
+	for _, g := range goals {
+		if o := p.observers[g.Target]; o != nil && o.speaksItself() {
+			r := o.report // its members are replaced as a whole, never changed
+			return &r
+		}
+	}
+	return nil
+}
+
+func failure(err error) *api.BalancerFailure {
+	if err == nil {
+		return nil
+	}
+	return &api.BalancerFailure{Class: string(lbclient.ClassOf(err)), Text: clip(err.Error())}
+}
+
+// clip keeps a report small whatever a balancer says.
+func clip(s string) string {
+	if r := []rune(s); len(r) > api.MaxReportedDetail {
+		return string(r[:api.MaxReportedDetail-1]) + "…"
+	}
+	return s
+}
+
+func now() time.Time { return time.Now().UTC().Round(time.Millisecond) }

@@ -1,0 +1,302 @@
+package survey
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+// lookTimeout bounds each look at the world outside.
+const lookTimeout = 15 * time.Second
+
+// The areas of checks.
+const (
+	areaConfiguration = "configuration"
+	areaSecrets       = "secrets"
+	areaRepository    = "repository"
+	areaNode          = "node"
+	areaBalancer      = "balancer"
+	areaCapacity      = "capacity"
+	areaTimeouts      = "timeouts"
+)
+
+// checks collects what is found about one area.
+type checks struct {
+	area string
+	list []api.DoctorCheck
+}
+
+func (c *checks) add(result api.CheckResult, subject, format string, args ...any) {
+	c.list = append(c.list, api.DoctorCheck{Area: c.area, Subject: subject, Result: result, Text: fmt.Sprintf(format, args...)})
+}
+
+// Doctor looks at everything that a deploy would need.
+func (s *Survey) Doctor(ctx context.Context) api.Doctor {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	parts := make([][]api.DoctorCheck, 4)
+	var wg sync.WaitGroup
+	for i, look := range []func(context.Context) []api.DoctorCheck{s.configuration, s.repositories, s.nodes, s.balancers} {
+		wg.Go(func() { parts[i] = look(ctx) })
+	}
+	wg.Wait()
+	d := api.Doctor{At: time.Now().UTC(), Version: s.cfg.Version, Checks: []api.DoctorCheck{}}
+	for _, p := range parts {
+		d.Checks = append(d.Checks, p...)
+	}
+	return d
+}
+
+// configuration reads the fleet file as a restarted coordinator would.
+func (s *Survey) configuration(context.Context) []api.DoctorCheck {
+	c := checks{area: areaConfiguration}
+	fleet, err := s.cfg.Reload()
+	if err != nil {
+		var problems config.Problems
+		if !errors.As(err, &problems) {
+			c.add(api.CheckProblem, "fleet.yaml", "the coordinator could not start again: %v", err)
+			return c.list
+		}
+		for _, p := range problems {
+			c.add(api.CheckProblem, where(p), "the coordinator could not start again: %s", p.Text)
+		}
+		return c.list
+	}
+	for _, w := range fleet.Warnings {
+		c.add(api.CheckWarning, where(w), "%s", w.Text)
+	}
+	switch {
+	case !bytes.Equal(fleet.Defaults(), s.cfg.Fleet.Defaults()):
+		c.add(api.CheckWarning, "fleet.yaml", "it was changed after the coordinator started; restart deploy-coordinator to use it")
+	case len(fleet.Warnings) == 0:
+		c.add(api.CheckOK, "fleet.yaml", "%s, %s", count(len(fleet.Apps), "app"), count(len(fleet.Nodes), "node"))
+	}
+	secrets := checks{area: areaSecrets}
+	if stale := changedSecrets(s.cfg.Fleet, fleet); len(stale) > 0 {
+		secrets.add(api.CheckWarning, strings.Join(stale, ", "), "changed after the coordinator started; restart deploy-coordinator to use it")
+	} else {
+		secrets.add(api.CheckOK, "fleet.yaml", "every token and secret that it names is there")
+	}
+	return append(c.list, secrets.list...)
+}
+
+// where is the place of a problem in the fleet file.
+func where(p config.Problem) string {
+	at := fmt.Sprintf("%s:%d", p.File, p.Line)
+	if p.Path != "" {
+		at += " " + p.Path
+	}
+	return at
+}
+
+// changedSecrets names those that are not what the coordinator runs with.
+func changedSecrets(running, now *config.Fleet) []string {
+	var names []string
+	compare := func(name string, a, b []config.Secret) {
+		same := len(a) == len(b)
+		for i := 0; same && i < len(a); i++ {
+			same = bytes.Equal(a[i].Bytes(), b[i].Bytes())
+		}
+		if !same {
+			names = append(names, name)
+		}
+	}
+	compare("coordinator.admin_tokens", running.Coordinator.AdminTokens, now.Coordinator.AdminTokens)
+	compare("github.webhook_secrets", running.GitHub.WebhookSecrets, now.GitHub.WebhookSecrets)
+	for _, n := range running.Nodes {
+		if o := now.Node(n.Name); o != nil {
+			compare("nodes."+n.Name+".token", []config.Secret{n.Token}, []config.Secret{o.Token})
+		}
+	}
+	return names
+}
+
+// repositories asks each for the branches that are deployed from it.
+func (s *Survey) repositories(ctx context.Context) []api.DoctorCheck {
+	all := make([]api.DoctorCheck, len(s.cfg.Fleet.Apps))
+	var wg sync.WaitGroup
+	for i, a := range s.cfg.Fleet.Apps {
+		wg.Go(func() {
+			c := checks{area: areaRepository}
+			sha, err := s.cfg.Head(ctx, a.Name)
+			switch {
+			case err != nil:
+				c.add(api.CheckProblem, a.Name, "%v", err)
+			default:
+				c.add(api.CheckOK, a.Name, "branch %s is at %.7s", a.Branch, sha)
+			}
+			all[i] = c.list[0]
+		})
+	}
+	wg.Wait()
+	return all
+}
+
+// nodes looks at when each agent was heard of, and which version it is.
+func (s *Survey) nodes(context.Context) []api.DoctorCheck {
+	c := checks{area: areaNode}
+	for _, n := range s.cfg.Fleet.Nodes {
+		contact := s.cfg.Engine.Contact(n.Name)
+		silent := time.Since(contact.Seen)
+		switch {
+		case len(s.cfg.Fleet.AppsOn(n.Name)) == 0:
+			c.add(api.CheckWarning, n.Name, "no app runs on it; add it to the nodes of an app, or remove it")
+		case contact.Seen.IsZero():
+			c.add(api.CheckProblem, n.Name, "its agent was not heard of since the coordinator started; is deploy-agent running there, and can it reach the coordinator?")
+		case silent >= s.cfg.Fleet.Coordinator.NodeTimeout:
+			c.add(api.CheckProblem, n.Name, "its agent was not heard of for %s; is deploy-agent running there, and can it reach the coordinator?", silent.Truncate(time.Second))
+		case contact.Version != s.cfg.Version:
+			c.add(api.CheckWarning, n.Name, "deploy-agent is %s, the coordinator %s; install the same version", orNone(contact.Version), orNone(s.cfg.Version))
+		default:
+			c.add(api.CheckOK, n.Name, "deploy-agent %s was just heard of", orNone(contact.Version))
+		}
+	}
+	return c.list
+}
+
+func orNone(version string) string {
+	if version == "" {
+		return "of no version"
+	}
+	return version
+}
+
+// balancers does the preflight of every target, and counts what serves.
+func (s *Survey) balancers(ctx context.Context) []api.DoctorCheck {
+	each := make([][]api.DoctorCheck, len(s.cfg.Fleet.Balancers))
+	var wg sync.WaitGroup
+	for i, b := range s.cfg.Fleet.Balancers {
+		wg.Go(func() {
+			places := s.places(b)
+			if len(places) == 0 {
+				return // the configuration's warning
+			}
+			c := checks{area: areaBalancer}
+			timing := s.preflight(ctx, &c, b, places)
+			each[i] = append(c.list, s.capacity(s.balancer(ctx, b), len(places))...)
+			if timing != nil {
+				each[i] = append(each[i], timeouts(b, *timing)...)
+			}
+		})
+	}
+	wg.Wait()
+	var all []api.DoctorCheck
+	for _, list := range each {
+		all = append(all, list...)
+	}
+	return all
+}
+
+// preflight says for each target whether it could be drained, and returns how
+// the balancer checks its members, where it tells.
+func (s *Survey) preflight(ctx context.Context, c *checks, b *config.Balancer, places []place) (timing *api.BalancerTiming) {
+	done := map[string]bool{} // targets of several apps may be one server
+	fine := 0
+	for _, p := range places {
+		if done[p.node] {
+			continue
+		}
+		done[p.node] = true
+		subject := fmt.Sprintf("%s at %s", p.server, b.Name)
+		if b.Via == config.ViaCoordinator {
+			t, err := s.cfg.Broker.Preflight(ctx, b.Name, p.server)
+			if err != nil {
+				c.add(resultOf(lbclient.ClassOf(err)), subject, "%v", err)
+				continue
+			}
+			if t != nil {
+				timing = &api.BalancerTiming{DownWithin: api.Duration(t.DownWithin()), UpWithin: api.Duration(t.UpWithin())}
+			}
+			fine++
+			continue
+		}
+		r := s.report(p)
+		switch {
+		case r == nil || r.Checked.IsZero():
+			c.add(api.CheckUnknown, subject, "the agent of %s has not checked it yet", p.node)
+			continue
+		case r.Refused != nil:
+			c.add(resultOf(lbclient.Class(r.Refused.Class)), subject, "%s (as %s found %s ago)", r.Refused.Text, p.node, max(time.Since(r.Checked), 0).Truncate(time.Second))
+			continue
+		}
+		if r.Timing != nil {
+			timing = r.Timing
+		}
+		fine++
+	}
+	if fine == len(done) {
+		c.add(api.CheckOK, b.Name, "it answers, and %s can be drained there", count(fine, "target"))
+	}
+	return timing
+}
+
+// resultOf tells what could not be looked at from what would stop a drain.
+func resultOf(c lbclient.Class) api.CheckResult {
+	if c == lbclient.ClassBusy || c == lbclient.ClassRateLimited {
+		return api.CheckUnknown
+	}
+	return api.CheckProblem
+}
+
+// capacity tells whether a target could be spared.
+func (s *Survey) capacity(b api.BalancerStatus, targets int) []api.DoctorCheck {
+	c := checks{area: areaCapacity}
+	var serving, turns []string
+	for _, m := range b.Members {
+		if m.Phase == string(lbclient.PhaseServing) {
+			serving = append(serving, m.Name)
+		}
+		if m.Turn {
+			turns = append(turns, m.Name)
+		}
+	}
+	switch n := len(serving); {
+	case b.Seen == nil:
+		c.add(api.CheckUnknown, b.Name, "how many serve is not known: %s", b.Problem)
+	case n == 0:
+		c.add(api.CheckProblem, b.Name, "nothing serves behind it")
+	case n-1 < b.MinHealthy && len(turns) > 0:
+		c.add(api.CheckOK, b.Name, "%d serve while %s has its turn", n, strings.Join(turns, ", "))
+	case n == 1 && b.MinHealthy > 0:
+		c.add(api.CheckProblem, b.Name, "%s is the only one that serves, so it is not drained (min_healthy: %d); `deployctl balancers %s` shows why the others do not", serving[0], b.MinHealthy, b.Name)
+	case n == 1:
+		c.add(api.CheckWarning, b.Name, "%s is the only one that serves: whenever it is drained, nothing does", serving[0])
+	case n-1 < b.MinHealthy:
+		c.add(api.CheckProblem, b.Name, "%d serve and min_healthy is %d, so none of them is drained; `deployctl balancers %s` shows why others do not serve", n, b.MinHealthy, b.Name)
+	default:
+		c.add(api.CheckOK, b.Name, "%d serve, one may leave, %s must stay", n, count(b.MinHealthy, "other"))
+	}
+	return c.list
+}
+
+// timeouts holds the balancer's own health check against what waits for it.
+func timeouts(b *config.Balancer, t api.BalancerTiming) []api.DoctorCheck {
+	c := checks{area: areaTimeouts}
+	if up := t.UpWithin.D(); up >= b.RejoinTimeout {
+		c.add(api.CheckProblem, b.Name, "it may take %s to call a healthy target healthy, and rejoin_timeout is %s; check more often there, or write rejoin_timeout: %s",
+			up, b.RejoinTimeout, (2 * up).Round(time.Second))
+	}
+	if down := t.DownWithin.D(); down >= b.DrainTimeout {
+		c.add(api.CheckWarning, b.Name, "it may take %s to notice that a target fails its check, and drain_timeout is %s; where a drain shows by the check, it is given up before",
+			down, b.DrainTimeout)
+	}
+	if len(c.list) == 0 {
+		c.add(api.CheckOK, b.Name, "it notices a failed target within %s and a healthy one within %s", t.DownWithin, t.UpWithin)
+	}
+	return c.list
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
