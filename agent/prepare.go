@@ -16,6 +16,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/agent/internal/release"
 	"github.com/lockstep-deploy/lockstep/agent/internal/source"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 const (
@@ -208,7 +209,7 @@ func (p *app) fetch(ctx context.Context, url string, r api.Release, out io.Write
 		wait := time.Second
 		for n := 1; ; n++ {
 			err = repo.Fetch(ctx, r.SHA, out)
-			if err == nil || n == fetchTries || ctx.Err() != nil || !errors.Is(err, source.ErrUnreachable) {
+			if err == nil || n == fetchTries || ctx.Err() != nil || !errors.Is(err, gitremote.ErrUnreachable) {
 				break
 			}
 			fmt.Fprintf(out, "%v; trying again in %s\n", err, wait)

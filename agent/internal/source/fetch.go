@@ -14,7 +14,6 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 	"github.com/go-git/go-git/v5/plumbing/transport"
-	"github.com/go-git/go-git/v5/plumbing/transport/client"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 )
 
@@ -56,7 +55,7 @@ func (r *Repo) fetchSmall(ctx context.Context, sha string, say *lines) error {
 		return errNothingToBuildOn
 	}
 	say.printf("Fetching commit %s from %s.", short(sha), r.remote)
-	s, err := r.remote.dial(ctx)
+	s, err := r.dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -71,7 +70,7 @@ func (r *Repo) fetchSmall(ctx context.Context, sha string, say *lines) error {
 func (r *Repo) fetchWhole(ctx context.Context, sha string, say *lines) error {
 	want := plumbing.NewHash(sha)
 	say.printf("Fetching all files of commit %s from %s.", short(sha), r.remote)
-	s, err := r.remote.dial(ctx)
+	s, err := r.dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -88,7 +87,7 @@ func (r *Repo) fetchWhole(ctx context.Context, sha string, say *lines) error {
 	say.printf("The remote does not hand out commits by SHA: fetching its branches and tags to look for the commit. " +
 		"Setting uploadpack.allowReachableSHA1InWant there makes this faster.")
 	for _, depth := range []int{nearDepth, 0} {
-		s, err := r.remote.dial(ctx)
+		s, err := r.dial(ctx)
 		if err != nil {
 			return err
 		}
@@ -130,26 +129,17 @@ type session struct {
 }
 
 // dial connects and reads which refs and abilities the remote has.
-func (rem remote) dial(ctx context.Context) (*session, error) {
-	auth, err := rem.auth()
-	if err != nil {
-		return nil, err
-	}
-	cl, err := client.NewClient(rem.endpoint)
-	if err != nil {
-		return nil, err
-	}
-	// A transport may change its endpoint when it is redirected.
-	ep := *rem.endpoint
-	ups, err := cl.NewUploadPackSession(&ep, auth)
-	if err != nil {
-		return nil, classify(err)
-	}
+func (r *Repo) dial(ctx context.Context) (*session, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &session{UploadPackSession: ups, ctx: ctx, cancel: cancel}
-	if s.refs, err = ups.AdvertisedReferencesContext(ctx); err != nil {
-		s.close()
+	ups, refs, err := r.remote.Connect(ctx, nil)
+	if err != nil {
+		cancel()
 		return nil, classify(err)
+	}
+	s := &session{UploadPackSession: ups, ctx: ctx, cancel: cancel, refs: refs}
+	if refs == nil {
+		s.close()
+		return nil, fmt.Errorf("%w: it is empty", ErrUnknownCommit)
 	}
 	return s, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/agent/internal/source"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 const unknown = "1111111111111111111111111111111111111111"
@@ -69,15 +70,15 @@ func TestAFailedFetchSaysWhyAndHidesCredentials(t *testing.T) {
 		want      error
 		text      []string
 	}{
-		{"nobody listens", "http://" + dead + "/a.git", source.ErrUnreachable, []string{dead, "refused"}},
-		{"nobody listens to git", "git://" + dead + "/a.git", source.ErrUnreachable, []string{dead, "refused"}},
-		{"no such host", "http://no-such-host.invalid/a.git", source.ErrUnreachable, []string{"no-such-host.invalid"}},
-		{"login needed", serve(answer(401, "log in")), source.ErrDenied, []string{"token or deploy key"}},
-		{"forbidden", serve(answer(403, "no")), source.ErrDenied, nil},
-		{"no such repository", serve(answer(404, "no")), source.ErrDenied, nil},
-		{"out of order", serve(answer(502, "bad gateway")), source.ErrUnreachable, []string{"502"}},
-		{"no such path", filepath.Join(t.TempDir(), "none"), source.ErrDenied, nil},
-		{"no such path of the daemon", u.serveDaemon() + "-none", source.ErrDenied, nil},
+		{"nobody listens", "http://" + dead + "/a.git", gitremote.ErrUnreachable, []string{dead, "refused"}},
+		{"nobody listens to git", "git://" + dead + "/a.git", gitremote.ErrUnreachable, []string{dead, "refused"}},
+		{"no such host", "http://no-such-host.invalid/a.git", gitremote.ErrUnreachable, []string{"no-such-host.invalid"}},
+		{"login needed", serve(answer(401, "log in")), gitremote.ErrDenied, []string{"token or deploy key"}},
+		{"forbidden", serve(answer(403, "no")), gitremote.ErrDenied, nil},
+		{"no such repository", serve(answer(404, "no")), gitremote.ErrNoRepository, nil},
+		{"out of order", serve(answer(502, "bad gateway")), gitremote.ErrUnreachable, []string{"502"}},
+		{"no such path", filepath.Join(t.TempDir(), "none"), gitremote.ErrNoRepository, nil},
+		{"no such path of the daemon", u.serveDaemon() + "-none", gitremote.ErrNoRepository, nil},
 		{"no such commit", open, source.ErrUnknownCommit, []string{unknown[:12], "push it"}},
 		{"no such commit in a directory", u.dir, source.ErrUnknownCommit, []string{unknown[:12], "push it"}},
 		{"empty repository", empty.dir, source.ErrUnknownCommit, []string{"empty"}},

@@ -28,6 +28,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 // Bounds of the memory that reading a store takes and of its growth on disk.
@@ -46,7 +47,7 @@ const refPrefix = "refs/lockstep/"
 // goroutines; there must be only one Repo for a directory at a time.
 type Repo struct {
 	dir    string
-	remote remote
+	remote gitremote.Remote
 
 	mu sync.Mutex
 }
@@ -55,15 +56,15 @@ type Repo struct {
 // interrupted fetches left. It does not contact the remote. url is what git
 // accepts: https, http, ssh, git and file URLs, user@host:path, and paths.
 func Open(dir, url string) (*Repo, error) {
-	rem, err := parseRemote(url)
+	remote, err := gitremote.Parse(url)
 	if err != nil {
-		return nil, err
+		return nil, fault.New(api.ReasonFetchFailed, err)
 	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the git store: %w", err)
 	}
-	r := &Repo{dir: dir, remote: rem}
+	r := &Repo{dir: dir, remote: remote}
 	if err := r.init(); err != nil {
 		return nil, err
 	}
@@ -84,8 +85,8 @@ func (r *Repo) Has(sha string) bool {
 // remote for nothing else when the remote allows that. Without need it does not
 // contact the remote. What the remote says goes to progress, which may be nil.
 //
-// A failure to do so is [api.ReasonFetchFailed] and wraps [ErrUnreachable],
-// [ErrDenied] or [ErrUnknownCommit] where that is known; the text says what to
+// A failure to do so is [api.ReasonFetchFailed] and wraps [ErrUnknownCommit] or
+// one of the kinds of [gitremote.Failure] where that is known; the text says what to
 // do and never contains credentials.
 func (r *Repo) Fetch(ctx context.Context, sha string, progress io.Writer) error {
 	r.mu.Lock()
@@ -120,7 +121,7 @@ func (r *Repo) fetch(ctx context.Context, sha string, progress io.Writer) error 
 		err = r.fetchWhole(ctx, sha, say)
 	}
 	if err != nil {
-		return r.remote.explain(ctx, sha, err)
+		return r.explain(ctx, sha, err)
 	}
 	if done, err := r.settle(sha); done {
 		return err
@@ -131,7 +132,7 @@ func (r *Repo) fetch(ctx context.Context, sha string, progress io.Writer) error 
 		return err
 	}
 	if err := r.fetchWhole(ctx, sha, say); err != nil {
-		return r.remote.explain(ctx, sha, err)
+		return r.explain(ctx, sha, err)
 	}
 	if done, err := r.settle(sha); done {
 		return err
@@ -156,8 +157,8 @@ func (r *Repo) settle(sha string) (done bool, err error) {
 
 // final tells whether another way of fetching would end the same.
 func final(ctx context.Context, err error) bool {
-	return err != nil && (ctx.Err() != nil || errors.Is(err, ErrUnreachable) ||
-		errors.Is(err, ErrDenied) || errors.Is(err, ErrUnknownCommit) || localFault(err))
+	return err != nil && (ctx.Err() != nil || errors.Is(err, gitremote.ErrUnreachable) || errors.Is(err, gitremote.ErrDenied) ||
+		errors.Is(err, gitremote.ErrNoRepository) || errors.Is(err, ErrUnknownCommit) || localFault(err))
 }
 
 // complete returns nil when the commit and its whole tree are present, and what

@@ -4,14 +4,12 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/object"
-)
 
-// maxText bounds what is passed on of a text that others wrote, in bytes.
-const maxText = 400
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
+)
 
 // Commit is what a reader wants to know of a commit.
 type Commit struct {
@@ -77,21 +75,5 @@ func subject(message string) string {
 		}
 		lines = append(lines, line)
 	}
-	return clean(strings.Join(lines, " "))
-}
-
-// clean returns a text on one printable line, shortened when it is very long:
-// much of what is said here was written by others.
-func clean(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "\uFFFD"))
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > maxText {
-		text = strings.ToValidUTF8(text[:maxText], "") + "…"
-	}
-	return text
+	return gitremote.Clean(strings.Join(lines, " "))
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 // damageAll changes every file of the mirror that matches.
@@ -133,7 +135,7 @@ func TestDamageWhileTheRemoteIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := m.Resolve(t.Context(), sha)
-	if !errors.Is(err, ErrNoRepository) || !strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), m.dir) {
+	if !errors.Is(err, gitremote.ErrNoRepository) || !strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), m.dir) {
 		t.Errorf("%v; expected the damage, its place, and what keeps it from being mended", err)
 	}
 	if err := os.Rename(o.dir+".away", o.dir); err != nil {

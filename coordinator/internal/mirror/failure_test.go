@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 func answer(status int) *http.Handler {
@@ -36,18 +38,18 @@ func TestErrorsOfTheRemote(t *testing.T) {
 		kind   error
 		want   []string
 	}{
-		"nobody listens":                 {"http://" + closed.Addr().String() + "/blog.git", 0, ErrUnreachable, []string{"connection refused", "check the address"}},
-		"nobody listens, with a user":    {"http://to%2Fken:s3cret@" + closed.Addr().String() + "/blog.git?key=s3cret", 0, ErrUnreachable, []string{"connection refused"}},
-		"nobody listens, over git":       {"git://" + closed.Addr().String() + "/blog.git", 0, ErrUnreachable, []string{"connection refused"}},
-		"nobody listens, over ssh":       {"ssh://git:s3cret@" + closed.Addr().String() + "/blog.git", 0, ErrUnreachable, []string{"connection refused"}},
-		"it asks who we are":             {withUser, http.StatusUnauthorized, ErrDenied, []string{"authentication required", "deploy key"}},
-		"it does not let us":             {withUser, http.StatusForbidden, ErrDenied, []string{"authorization failed", "credentials"}},
-		"it has no such repository":      {withUser, http.StatusNotFound, ErrNoRepository, []string{"repository not found", "fleet.yaml"}},
-		"it is out of order":             {withUser, http.StatusBadGateway, ErrUnreachable, []string{"502", "remote is up"}},
+		"nobody listens":                 {"http://" + closed.Addr().String() + "/blog.git", 0, gitremote.ErrUnreachable, []string{"connection refused", "check the address"}},
+		"nobody listens, with a user":    {"http://to%2Fken:s3cret@" + closed.Addr().String() + "/blog.git?key=s3cret", 0, gitremote.ErrUnreachable, []string{"connection refused"}},
+		"nobody listens, over git":       {"git://" + closed.Addr().String() + "/blog.git", 0, gitremote.ErrUnreachable, []string{"connection refused"}},
+		"nobody listens, over ssh":       {"ssh://git:s3cret@" + closed.Addr().String() + "/blog.git", 0, gitremote.ErrUnreachable, []string{"connection refused"}},
+		"it asks who we are":             {withUser, http.StatusUnauthorized, gitremote.ErrDenied, []string{"authentication required", "deploy key"}},
+		"it does not let us":             {withUser, http.StatusForbidden, gitremote.ErrDenied, []string{"authorization failed", "credentials"}},
+		"it has no such repository":      {withUser, http.StatusNotFound, gitremote.ErrNoRepository, []string{"repository not found", "fleet.yaml"}},
+		"it is out of order":             {withUser, http.StatusBadGateway, gitremote.ErrUnreachable, []string{"502", "remote is up"}},
 		"it is no git host":              {withUser, http.StatusOK, nil, []string{"cannot read"}},
-		"no such path":                   {o.dir + "/none", 0, ErrNoRepository, []string{"repository not found"}},
-		"a path of something else":       {t.TempDir(), 0, ErrNoRepository, []string{"repository not found"}},
-		"no such repository of a daemon": {strings.Replace(o.daemon(), "blog", "none", 1), 0, ErrNoRepository, nil},
+		"no such path":                   {o.dir + "/none", 0, gitremote.ErrNoRepository, []string{"repository not found"}},
+		"a path of something else":       {t.TempDir(), 0, gitremote.ErrNoRepository, []string{"repository not found"}},
+		"no such repository of a daemon": {strings.Replace(o.daemon(), "blog", "none", 1), 0, gitremote.ErrNoRepository, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.serve.Store(nil)
@@ -145,7 +147,7 @@ func TestCredentials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Head(t.Context(), "main"); !errors.Is(err, ErrDenied) || strings.Contains(err.Error(), "expired;") {
+	if _, err := m.Head(t.Context(), "main"); !errors.Is(err, gitremote.ErrDenied) || strings.Contains(err.Error(), "expired;") {
 		t.Errorf("with a wrong password: %v, expected ErrDenied", err)
 	}
 	given = token // a new one is used without starting again
@@ -194,7 +196,7 @@ func TestRemoteThatHangs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := m.Head(t.Context(), "main"); !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "200ms") {
+			if _, err := m.Head(t.Context(), "main"); !errors.Is(err, gitremote.ErrUnreachable) || !strings.Contains(err.Error(), "200ms") {
 				t.Errorf("Head: %v; expected ErrUnreachable and how long was waited", err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
@@ -218,7 +220,7 @@ func TestFetchThatIsCutShort(t *testing.T) {
 		s.limit.Store(limit)
 		if _, err := m.Head(t.Context(), "main"); err == nil {
 			t.Fatalf("Head succeeded with %d bytes", limit)
-		} else if !errors.Is(err, ErrUnreachable) {
+		} else if !errors.Is(err, gitremote.ErrUnreachable) {
 			t.Errorf("cut after %d bytes: %v; expected ErrUnreachable", limit, err)
 		}
 		left, err := filepath.Glob(filepath.Join(m.dir, "objects/pack/*"))

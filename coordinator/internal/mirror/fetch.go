@@ -41,7 +41,7 @@ func (m *Mirror) fetch(ctx context.Context, l *local) error {
 		}
 	}
 	if err != nil {
-		return m.remote.explain(ctx, err)
+		return m.explain(ctx, err)
 	}
 	return nil
 }
@@ -55,7 +55,7 @@ func (r *refusal) Unwrap() error { return r.err }
 // update is one conversation with the remote. Filtered, only
 // commits and tags are asked for, if the remote can leave out the rest.
 func (m *Mirror) update(ctx context.Context, l *local, filtered bool) error {
-	s, err := m.remote.dial(ctx)
+	s, err := m.dial(ctx)
 	if err != nil {
 		return err
 	}

@@ -7,12 +7,14 @@ import (
 	"fmt"
 
 	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 // known returns a commit that the copy must have.
 func (l *local) known(sha string) (plumbing.Hash, error) {
 	if !plumbing.IsHash(sha) {
-		return plumbing.ZeroHash, fmt.Errorf("%w: %q is no full SHA", ErrUnknownCommit, clean(sha))
+		return plumbing.ZeroHash, fmt.Errorf("%w: %q is no full SHA", ErrUnknownCommit, gitremote.Clean(sha))
 	}
 	h := plumbing.NewHash(sha)
 	if has, err := l.has(h); err != nil {

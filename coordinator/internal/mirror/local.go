@@ -18,6 +18,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/storage/filesystem"
+
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 // local is the copy on disk, open for one call: between calls it costs neither
@@ -41,10 +43,10 @@ func (l *local) close() error { return l.st.Close() }
 // directory is known to be one.
 const marker = "# Kept by the coordinator of Lockstep, who deletes and fetches it anew at need.\n"
 
-// config is the configuration of a mirror of the remote, for whoever looks at
+// configOf is the configuration of a mirror of the remote, for whoever looks at
 // it with git. It holds no credentials.
-func (r remote) config() string {
-	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(r.public)
+func configOf(r gitremote.Remote) string {
+	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(r.String())
 	return marker + "[core]\n\trepositoryformatversion = 0\n\tbare = true\n[remote \"origin\"]\n\turl = \"" + quoted + "\"\n"
 }
 
@@ -57,7 +59,7 @@ func (m *Mirror) prepare() error {
 	}
 	config, err := os.ReadFile(filepath.Join(m.dir, "config"))
 	switch {
-	case err == nil && string(config) == m.remote.config():
+	case err == nil && string(config) == configOf(m.remote):
 		return openLocal(m.dir).sweep()
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
@@ -94,7 +96,7 @@ func (m *Mirror) create(dir string) error {
 		return err
 	}
 	// The marker first: what is cut short after it can be deleted.
-	if err := writeFile(filepath.Join(dir, "config"), m.remote.config()); err != nil {
+	if err := writeFile(filepath.Join(dir, "config"), configOf(m.remote)); err != nil {
 		return err
 	}
 	for _, sub := range []string{"objects/pack", "refs"} {

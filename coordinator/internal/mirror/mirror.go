@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 // How long the remote may take.
@@ -26,7 +28,7 @@ const (
 type Options struct {
 	// Credentials, if set, is asked for a name and a password at each call over
 	// http or https, so that they may change while the coordinator runs.
-	Credentials func(ctx context.Context) (user, password string, err error)
+	Credentials gitremote.Credentials
 	// Timeout bounds one fetch; 0 means 15 minutes.
 	Timeout time.Duration
 }
@@ -34,10 +36,11 @@ type Options struct {
 // Mirror is the local copy of one remote. Its methods are safe for concurrent
 // use; those that need the copy take turns. No two mirrors may share a directory.
 type Mirror struct {
-	dir     string
-	remote  remote
-	timeout time.Duration
-	packs   int // that are too many
+	dir         string
+	remote      gitremote.Remote
+	credentials gitremote.Credentials // or nil
+	timeout     time.Duration
+	packs       int // that are too many
 
 	turn       chan struct{} // holds one token while a call uses the copy
 	unfiltered bool          // the remote does not want to leave out anything; for the one whose turn it is
@@ -52,12 +55,11 @@ func Open(dir, url string) (*Mirror, error) { return Options{}.Open(dir, url) }
 
 // Open is [Open] with options.
 func (o Options) Open(dir, url string) (*Mirror, error) {
-	r, err := parseRemote(url)
+	r, err := gitremote.Parse(url)
 	if err != nil {
 		return nil, err
 	}
-	r.credentials = o.Credentials
-	m := &Mirror{dir: dir, remote: r, timeout: o.Timeout, packs: maxPacks, turn: make(chan struct{}, 1)}
+	m := &Mirror{dir: dir, remote: r, credentials: o.Credentials, timeout: o.Timeout, packs: maxPacks, turn: make(chan struct{}, 1)}
 	if m.timeout == 0 {
 		m.timeout = defaultTimeout
 	}
@@ -72,14 +74,14 @@ func (o Options) Open(dir, url string) (*Mirror, error) {
 func (m *Mirror) RemoteHead(ctx context.Context, branch string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, probeTimeout, tooLong(probeTimeout))
 	defer cancel()
-	s, err := m.remote.dial(ctx)
+	s, err := m.dial(ctx)
 	if err != nil {
-		return "", m.remote.explain(ctx, err)
+		return "", m.explain(ctx, err)
 	}
 	defer s.close()
 	h, ok := s.refs["refs/heads/"+branch]
 	if !ok {
-		return "", m.remote.noBranch(branch, s.refs)
+		return "", m.noBranch(branch, s.refs)
 	}
 	return h.String(), nil
 }
@@ -93,7 +95,7 @@ func (m *Mirror) Head(ctx context.Context, branch string) (Commit, error) {
 		}
 		h, ok := l.refs["refs/heads/"+branch]
 		if !ok {
-			return Commit{}, m.remote.noBranch(branch, l.refs)
+			return Commit{}, m.noBranch(branch, l.refs)
 		}
 		return l.commit(h)
 	})
@@ -119,7 +121,7 @@ func (m *Mirror) Resolve(ctx context.Context, ref string) (Commit, error) {
 				return Commit{}, err
 			}
 			return Commit{}, fmt.Errorf("cannot find %q in %s: %w; expected a branch, a tag, or a commit by 7 or more of its digits, contained in a branch or tag",
-				clean(ref), m.remote, ErrUnknownRef)
+				gitremote.Clean(ref), m.remote, ErrUnknownRef)
 		}
 		return c, err
 	})

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 func TestTransports(t *testing.T) {
@@ -209,8 +211,8 @@ func TestLocalWithoutRemote(t *testing.T) {
 		t.Errorf("Resolve of a known commit's digits: %v, %v", c, err)
 	}
 	// A name may have moved since.
-	if c, err := again.Resolve(t.Context(), "main"); !errors.Is(err, ErrNoRepository) {
-		t.Errorf("Resolve of a branch while the remote is away: %v, %v; expected ErrNoRepository", c, err)
+	if c, err := again.Resolve(t.Context(), "main"); !errors.Is(err, gitremote.ErrNoRepository) {
+		t.Errorf("Resolve of a branch while the remote is away: %v, %v; expected gitremote.ErrNoRepository", c, err)
 	}
 }
 
