@@ -34,7 +34,8 @@ const exitCodesHelp = `Exit codes:
         out of rotation, or anything unknown. Rollouts: it ended without success
         (rolled_back, failed, aborted, superseded), or succeeded with targets
         left out, or --timeout passed. plan: a deploy would be refused, or
-        something would stop it today.
+        something would stop it today. balancers: a target does not serve that
+        should. doctor: something was found.
     130 Detached by Ctrl-C (or a termination signal). The rollout goes on.
 
 'show' and 'logs' answer 0 however the rollout ended, for they only tell;

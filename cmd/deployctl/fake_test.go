@@ -37,6 +37,8 @@ type fake struct {
 	events   []api.Event
 	logs     []api.LogLine
 	plan     api.Plan
+	lbs      api.Balancers
+	doctor   api.Doctor
 	script   []func(*fake)
 	refusal  *api.Error // of actions
 	fault    func(http.ResponseWriter) bool
@@ -49,6 +51,19 @@ func newFake(t *testing.T) *fake {
 	f := &fake{t: t, idle: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", f.reading(func(r *http.Request) any { return f.status }))
+	mux.HandleFunc("GET /v1/balancers", f.reading(func(r *http.Request) any {
+		name, out := r.URL.Query().Get("name"), api.Balancers{At: f.lbs.At}
+		for _, b := range f.lbs.Balancers {
+			if name == "" || b.Name == name {
+				out.Balancers = append(out.Balancers, b)
+			}
+		}
+		if name != "" && len(out.Balancers) == 0 {
+			return &api.Error{Kind: api.ErrorNotFound, Text: "there is no balancer " + name}
+		}
+		return out
+	}))
+	mux.HandleFunc("GET /v1/doctor", f.reading(func(*http.Request) any { return f.doctor }))
 	mux.HandleFunc("GET /v1/apps/{app}/rollouts", f.reading(func(r *http.Request) any {
 		list := []api.Rollout{}
 		for _, ro := range f.rollouts {

@@ -84,7 +84,7 @@ it is over. Errors are JSON on standard error.`,
 	f.BoolVar(&c.json, "json", false, "print JSON")
 
 	root.AddCommand(
-		c.statusCommand(), c.planCommand(),
+		c.statusCommand(), c.planCommand(), c.balancersCommand(), c.doctorCommand(),
 		c.deployCommand(), c.rollbackCommand(), c.retryCommand(),
 		c.rolloutsCommand(), c.showCommand(), c.logsCommand(),
 		c.pauseCommand(), c.resumeCommand(), c.abortCommand(),
