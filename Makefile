@@ -37,13 +37,15 @@ test: packages lint race mutate end-to-end
 race:
 	go test -race -timeout 9m ./...
 
-# The demonstration, three times: as it is, and with a daemon killed in mid-rollout.
+# The demonstration: as it is, with a daemon killed in mid-rollout, and with
+# HAProxy spoken to by the coordinator only.
 .PHONY: end-to-end
 end-to-end: build
 	go build -o $(BUILD)/demo ./deploy/demo
 	$(BUILD)/demo
 	$(BUILD)/demo -kill coordinator
 	$(BUILD)/demo -kill agent
+	$(BUILD)/demo -via coordinator -kill coordinator
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) $(TOOLS)/staticcheck-$(STATICCHECK_VERSION)

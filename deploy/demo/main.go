@@ -24,14 +24,18 @@ func main() {
 	}
 	keep := flag.Bool("keep", false, "leave the fleet running at the end, until Ctrl-C")
 	kill := flag.String("kill", "", "kill -9 the `coordinator` or `agent` in the middle of the second rollout")
+	via := flag.String("via", "agent", "who speaks to HAProxy: `agent or coordinator`")
 	bin := flag.String("bin", "build", "`directory` of deploy-coordinator, deploy-agent, and deployctl")
 	flag.Parse()
 	if *kill != "" && *kill != "coordinator" && *kill != "agent" {
 		exit(fmt.Errorf("cannot kill %q: expected coordinator or agent", *kill))
 	}
+	if *via != "agent" && *via != "coordinator" {
+		exit(fmt.Errorf("cannot speak to HAProxy via %q: expected agent or coordinator", *via))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	exit(run(ctx, *bin, *kill, *keep))
+	exit(run(ctx, *bin, *kill, *via, *keep))
 }
 
 func exit(err error) {
@@ -45,9 +49,9 @@ func exit(err error) {
 // timeLimit ends a demonstration that hangs; it takes about a minute.
 const timeLimit = 5 * time.Minute
 
-func run(ctx context.Context, bin, kill string, keep bool) (err error) {
+func run(ctx context.Context, bin, kill, via string, keep bool) (err error) {
 	began := time.Now()
-	f, err := fleet.New(fleet.Options{Bin: bin, Soak: time.Second, CheckEvery: 200 * time.Millisecond})
+	f, err := fleet.New(fleet.Options{Bin: bin, Soak: time.Second, CheckEvery: 200 * time.Millisecond, Via: via})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -35,6 +36,7 @@ type Options struct {
 	Bin        string        // directory of the built programs
 	Soak       time.Duration // of the app
 	CheckEvery time.Duration // interval of HAProxy's checks
+	Via        string        // who speaks to HAProxy: agent, which "" means, or coordinator
 }
 
 // Fleet is everything that runs.
@@ -112,7 +114,7 @@ func (f *Fleet) Start(ctx context.Context) error {
 		return fmt.Errorf("cannot start HAProxy: %w", err)
 	}
 	f.Front = strings.TrimPrefix(f.Proxy.URL("web"), "http://")
-	if err := f.write("fleet.yaml", fmt.Sprintf(fleetYAML, f.Coordinator, f.Dir, f.Proxy.Endpoint(), f.port, f.options.Soak)); err != nil {
+	if err := f.write("fleet.yaml", fmt.Sprintf(fleetYAML, f.Coordinator, f.Dir, f.Proxy.Endpoint(), f.port, f.options.Soak, cmp.Or(f.options.Via, "agent"))); err != nil {
 		return err
 	}
 	if err := f.daemon("coordinator", nil, "deploy-coordinator", "--config", f.path("fleet.yaml")); err != nil {
@@ -141,7 +143,7 @@ nodes:
   web2: {address: 127.0.0.12, token: {file: %[2]s/token-web2}}
   web3: {address: 127.0.0.13, token: {file: %[2]s/token-web3}}
 balancers:
-  edge: {type: haproxy, endpoints: ["%[3]s"], backend: web}
+  edge: {type: haproxy, via: %[6]s, endpoints: ["%[3]s"], backend: web}
 apps:
   hello:
     repo: %[2]s/hello.git
