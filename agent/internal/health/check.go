@@ -7,13 +7,9 @@
 package health
 
 import (
-	"context"
-	"fmt"
 	"math"
-	"strings"
 	"time"
 
-	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
 
@@ -72,66 +68,6 @@ func (c Check) String() string {
 		return c.tcp()
 	}
 	return "no health check"
-}
-
-// wanted is what would have been a pass, for the sentence about its absence.
-func (c Check) wanted() string {
-	if c.HTTP != "" && c.TCP != "" {
-		return "no passing " + c.String()
-	}
-	if c.HTTP != "" {
-		return "no 200 from " + redacted(c.HTTP)
-	}
-	return "no connection to " + c.TCP
-}
-
-// Await probes until c.Passes probes in a row passed and then returns nil. When
-// the deadline of ctx comes first, the error is [api.ReasonUnhealthy] and names
-// the last answer. When ctx is cancelled, the error wraps its cause and has no
-// reason of its own: nothing is known about the target then.
-func (c Check) Await(ctx context.Context) error { return c.await(ctx, c.Probe) }
-
-func (c Check) await(ctx context.Context, probe func(context.Context) Probe) error {
-	if c.None() {
-		return nil
-	}
-	start := time.Now()
-	v := c.NewVerdict()
-	for {
-		p := probe(ctx)
-		// A probe that the end of ctx cut short says nothing about the target,
-		// unless it is all there is.
-		if p.OK || ctx.Err() == nil || v.last == (Probe{}) {
-			v.Add(p)
-		}
-		if v.State() == api.Healthy {
-			return nil
-		}
-		if !sleep(ctx, c.Interval) {
-			break
-		}
-	}
-	if cause := context.Cause(ctx); cause != context.DeadlineExceeded {
-		return fmt.Errorf("cannot await the health of %s: %w", c, cause)
-	}
-	last := v.last.Text
-	if c.HTTP == "" || c.TCP == "" {
-		last = strings.TrimPrefix(last, c.String()+": ")
-	}
-	return fault.Errorf(api.ReasonUnhealthy, "%s in %s: last probe %s, %d of %d passes",
-		c.wanted(), round(time.Since(start)), last, v.passes, max(c.Passes, 1))
-}
-
-// sleep waits for d; it returns false when ctx ends first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return ctx.Err() == nil
-	}
 }
 
 // round drops the digits that nobody reads: 30.000412s is 30s.
