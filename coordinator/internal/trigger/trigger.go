@@ -89,11 +89,14 @@ func New(cfg Config) *Trigger {
 // ctx ends.
 func (t *Trigger) Run(ctx context.Context) error {
 	pending, err := t.cfg.Store.Pending(ctx)
+	if ctx.Err() != nil {
+		return nil // stopped before it began; they stay recorded
+	}
 	if err != nil {
 		return fmt.Errorf("cannot read the deliveries that were not finished: %w", err)
 	}
 	for _, d := range pending {
-		if err := t.follow(ctx, d, false); err != nil {
+		if err := t.follow(ctx, d, false); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
