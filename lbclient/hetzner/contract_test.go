@@ -78,12 +78,12 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// TestContractOfASlowCloud has actions that take long and machines that follow
-// them late.
+// TestContractOfASlowCloud has actions that take long, show at once, and that
+// the machines follow late.
 func TestContractOfASlowCloud(t *testing.T) {
 	t.Parallel()
 	o := options{kind: byServer, mode: hetzner.ModeRemove}
-	o.ActionTime, o.DataPlaneLag, o.CutOnRemove = 150*time.Millisecond, 20*time.Millisecond, true
+	o.ActionTime, o.DataPlaneLag, o.CutOnRemove, o.ListAtOnce = 150*time.Millisecond, 20*time.Millisecond, true, true
 	h := harness(o)
 	h.Restart = nil
 	h.Without["rolling restart"] = "it needs evidence from the node that nothing new arrives; here the machines follow late"

@@ -116,6 +116,35 @@ func TestWhatBecomesOfAnAction(t *testing.T) {
 	})
 }
 
+// TestWhatIsListedMayBeHalfDone has a cloud that lists a change while its action
+// is running, for a provider that did not begin it.
+func TestWhatIsListedMayBeHalfDone(t *testing.T) {
+	o := options{kind: byServer, mode: hetzner.ModeRemove}
+	o.ListAtOnce = true
+	w := newWorld(t, o)
+	p := w.alone("w1")
+	r := snapshot(t, p)
+	for _, step := range []struct {
+		path  string
+		begin func(lbclient.Provider) error
+	}{
+		{remove, func(p lbclient.Provider) error { return p.BeginDrain(t.Context(), r, 1) }},
+		{add, func(p lbclient.Provider) error { return p.BeginRejoin(t.Context(), r) }},
+	} {
+		w.cloud.Inject(hetznertest.Fault{Path: step.path, Times: 1, Action: hetznertest.OutcomeStuck})
+		wantError(t, step.begin(p), lbclient.ClassBusy, "is running at")
+		before := w.posts()
+		wantError(t, step.begin(w.alone("w1")), lbclient.ClassBusy, step.path, "still running")
+		w.cloud.Unstick(w.lb)
+		if err := step.begin(w.alone("w1")); err != nil {
+			t.Errorf("once %s has ended: %v", step.path, err)
+		}
+		if w.posts() != before {
+			t.Errorf("%s was asked for again", step.path)
+		}
+	}
+}
+
 // TestRefusals has each answer once for a change and once for a look.
 func TestRefusals(t *testing.T) {
 	w, p, r := removing(t)

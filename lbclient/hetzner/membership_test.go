@@ -155,6 +155,34 @@ func TestAPortThatNobodyServes(t *testing.T) {
 	}
 }
 
+// TestNobodyIsHealthy takes out one of a pool that is down as a whole, which a
+// release that mends it needs.
+func TestNobodyIsHealthy(t *testing.T) {
+	w := newWorld(t, options{kind: byServer, mode: hetzner.ModeRemove})
+	p := w.alone("w1")
+	for _, name := range w.Targets() {
+		w.SetHealthy(name, false)
+	}
+	w.Await("all are down", func() bool {
+		for _, m := range w.observe(p) {
+			if m.Phase != lbclient.PhaseUnhealthy {
+				return false
+			}
+		}
+		return true
+	})
+	r := snapshot(t, p)
+	if r.WasServing {
+		t.Error("a target that is down is recorded as serving")
+	}
+	mustDrain(t, p, r)
+	w.SetHealthy("w1", true)
+	if err := p.BeginRejoin(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	w.Await("the target serves", func() bool { return rejoinStatus(t, p, r).Stage == lbclient.RejoinServing })
+}
+
 // TestHealthThatIsOld has a balancer that reports what was.
 func TestHealthThatIsOld(t *testing.T) {
 	w := newWorld(t, options{kind: byServer, mode: hetzner.ModeGate})

@@ -52,6 +52,10 @@ func (c *Cloud) begin(b *balancer, command string, server int64, f Fault, do fun
 	}
 	c.actions = append(c.actions, a)
 	b.busy[a.id] = true
+	if c.opt.ListAtOnce && (f.Action == "" || f.Action == OutcomeStuck) {
+		do()
+		do = func() {}
+	}
 	if f.Action == OutcomeStuck {
 		return a
 	}

@@ -34,6 +34,9 @@ type Options struct {
 	Second time.Duration
 	// ActionTime is how long an action takes; 0 means [DefaultActionTime].
 	ActionTime time.Duration
+	// ListAtOnce shows a change as soon as its action has begun. When the real
+	// one does is not documented.
+	ListAtOnce bool
 	// DataPlaneLag is how long after an action's success the traffic follows.
 	DataPlaneLag time.Duration
 	// HoldUntilChecked keeps traffic from new targets until they passed their

@@ -42,6 +42,7 @@ func cut(w http.ResponseWriter, half bool) {
 		w.Header().Set("Content-Length", "100")
 		w.WriteHeader(http.StatusCreated)
 		_, _ = io.WriteString(w, `{"action":`)
+		_ = http.NewResponseController(w).Flush()
 	}
 	panic(http.ErrAbortHandler)
 }
