@@ -109,7 +109,7 @@ func (c *cli) poll(ctx context.Context, cl *api.Client, id string, wait time.Dur
 			return false
 		}
 	}
-	after := int64(0)
+	after, state := int64(0), ""
 	first := true
 	over := false
 	for {
@@ -121,7 +121,7 @@ func (c *cli) poll(ctx context.Context, cl *api.Client, id string, wait time.Dur
 		var page api.EventPage
 		asked := c.now()
 		err := c.persist(ctx, func(err error) { send(report{err: err}) }, func() (err error) {
-			page, err = cl.Events(ctx, id, after, held)
+			page, err = cl.News(ctx, id, after, state, held)
 			return err
 		})
 		if ctx.Err() != nil {
@@ -137,12 +137,13 @@ func (c *cli) poll(ctx context.Context, cl *api.Client, id string, wait time.Dur
 		for _, e := range page.Events {
 			after = max(after, e.Number)
 		}
-		over = page.Rollout.Done
+		same := page.State == state
+		over, state = page.Rollout.Done, page.State
 		if over && len(page.Events) == 0 {
 			return
 		}
 		// One that does not hold calls must not be asked without a pause.
-		if !first && !over && len(page.Events) == 0 && c.now().Sub(asked) < held/2 {
+		if !first && !over && same && len(page.Events) == 0 && c.now().Sub(asked) < held/2 {
 			if !sleep(ctx, c.retryPause) {
 				return
 			}

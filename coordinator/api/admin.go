@@ -122,10 +122,12 @@ type Event struct {
 	Text    string    `json:"text"`
 }
 
-// EventPage is the answer of GET /v1/rollouts/{id}/events?after=N&wait=25s.
-// With wait, an empty page means that nothing happened in that time.
+// EventPage is the answer of GET
+// /v1/rollouts/{id}/events?after=N&state=S&wait=25s. With wait it comes as soon
+// as there is an event after N or the rollout stands otherwise than in S.
 type EventPage struct {
 	Rollout Rollout `json:"rollout"` // as it stands now
+	State   string  `json:"state"`   // stands for how Rollout stands; opaque
 	Events  []Event `json:"events"`
 }
 

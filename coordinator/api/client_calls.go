@@ -57,8 +57,14 @@ func (c *Client) Rollout(ctx context.Context, id string) (Rollout, error) {
 
 // Events returns the timeline after event number after, and the rollout as it
 // stands now. With wait (at most [LongPoll]) it waits that long for the first
-// event.
+// event or for a target to take another step.
 func (c *Client) Events(ctx context.Context, id string, after int64, wait time.Duration) (EventPage, error) {
+	return c.News(ctx, id, after, "", wait)
+}
+
+// News is Events for one who follows: it does not wait either when the rollout
+// stands otherwise than in the [EventPage.State] that was seen last.
+func (c *Client) News(ctx context.Context, id string, after int64, state string, wait time.Duration) (EventPage, error) {
 	var out EventPage
 	path, err := rolloutPath(id, "/events")
 	if err != nil {
@@ -67,6 +73,9 @@ func (c *Client) Events(ctx context.Context, id string, after int64, wait time.D
 	q := url.Values{}
 	if after != 0 {
 		q.Set("after", strconv.FormatInt(after, 10))
+	}
+	if state != "" {
+		q.Set("state", state)
 	}
 	err = c.get(ctx, path, q, wait, &out)
 	return out, err

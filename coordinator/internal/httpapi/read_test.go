@@ -217,6 +217,29 @@ func TestEventsWakeWhenAStepChanges(t *testing.T) {
 	}
 }
 
+// A step that is taken between two calls of a follower is not missed.
+func TestNewsSinceWhatWasSeen(t *testing.T) {
+	s := newStage(t)
+	s.deploy("hello", "")
+	s.workUntil("hello-1", func(r api.Rollout) bool { return r.Status == "rolling" })
+	page, err := s.admin.Events(t.Context(), "hello-1", 0, 0)
+	if err != nil || page.State == "" {
+		t.Fatalf("%+v, %v", page, err)
+	}
+	last := page.Events[len(page.Events)-1].Number
+	req := s.agents[0].Report(false)
+	req.Apps[0].Targets[0].Turn, req.Apps[0].Targets[0].Step = 99, api.StepSoak
+	if _, err := s.agent("web1").Sync(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	news, err := s.admin.News(ctx, "hello-1", last, page.State, api.LongPoll)
+	if err != nil || news.State == page.State || len(news.Events) != 0 {
+		t.Errorf("after %q came %+v, %v", page.State, news, err)
+	}
+}
+
 func TestEventsWithoutNewsWait(t *testing.T) {
 	s := newStage(t)
 	s.deploy("hello", "")
