@@ -106,6 +106,17 @@ func TestRoutes(t *testing.T) {
 			return err
 		}},
 		{`POST /v1/apps/hello/unhold {"by":"ann"}`, func() error { _, err := c.Unhold(ctx, "hello", action); return err }},
+		{`GET /v1/balancers`, func() error { _, err := c.Balancers(ctx, ""); return err }},
+		{`GET /v1/balancers?name=a%2Fb`, func() error { _, err := c.Balancers(ctx, "a/b"); return err }},
+		{`GET /v1/doctor`, func() error { _, err := c.Doctor(ctx); return err }},
+		{`POST /agent/v1/balancer {"node":"web1","app":"hello","target":"hello@web1","op":"begin_drain",` +
+			`"restore":{"provider":"haproxy","target":"web1","version":1,"was_serving":true,"data":{"a":1}},"min_healthy":1,"session":"s","number":4}`, func() error {
+			_, err := c.Balancer(ctx, api.BalancerRequest{
+				Node: "web1", App: "hello", Target: "hello@web1", Op: api.OpBeginDrain, MinHealthy: 1, Session: "s", Number: 4,
+				Restore: &api.BalancerRestore{Provider: "haproxy", Target: "web1", Version: 1, WasServing: true, Data: json.RawMessage(`{"a":1}`)},
+			})
+			return err
+		}},
 		{`POST /agent/v1/logs {"node":"web1","chunks":null}`, func() error { return c.PostLogs(ctx, api.LogRequest{Node: "web1"}) }},
 		{`POST /agent/v1/sync {"node":"web1","version":"","instance":"","epoch":0,"seq":4,"wait":true,"apps":null}`, func() error {
 			_, err := c.Sync(ctx, api.SyncRequest{Node: "web1", Seq: 4, Wait: true})
@@ -163,6 +174,12 @@ func TestRetries(t *testing.T) {
 		_, err := c.Deploy(ctx, "hello", api.DeployRequest{})
 		return err
 	}
+	balancer := func(op api.BalancerOp) func(*api.Client, context.Context) error {
+		return func(c *api.Client, ctx context.Context) error {
+			_, err := c.Balancer(ctx, api.BalancerRequest{Op: op})
+			return err
+		}
+	}
 	for _, tc := range []struct {
 		name  string
 		fault func(http.ResponseWriter)
@@ -179,6 +196,11 @@ func TestRetries(t *testing.T) {
 		{"deploy, connection lost", hangUp, deploy, 1},
 		{"deploy, answer cut short", cutShort, deploy, 1},
 		{"deploy, unavailable", unavailable, deploy, 1},
+		{"look at a balancer, connection lost", hangUp, balancer(api.OpDrainStatus), 3},
+		{"drain, connection lost", hangUp, balancer(api.OpBeginDrain), 1},
+		{"drain, answer cut short", cutShort, balancer(api.OpBeginDrain), 1},
+		{"rejoin, unavailable", unavailable, balancer(api.OpBeginRejoin), 1},
+		{"force, connection lost", hangUp, balancer(api.OpForceIdle), 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var tries atomic.Int32
