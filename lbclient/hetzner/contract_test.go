@@ -83,7 +83,7 @@ func TestContract(t *testing.T) {
 func TestContractOfASlowCloud(t *testing.T) {
 	t.Parallel()
 	o := options{kind: byServer, mode: hetzner.ModeRemove}
-	o.ActionTime, o.DataPlaneLag, o.CutOnRemove, o.ListAtOnce = 150*time.Millisecond, 20*time.Millisecond, true, true
+	o.ActionTime, o.DataPlaneLag, o.CutOnRemove, o.ListAtOnce = 80*time.Millisecond, 20*time.Millisecond, true, true
 	h := harness(o)
 	h.Restart = nil
 	h.Without["rolling restart"] = "it needs evidence from the node that nothing new arrives; here the machines follow late"

@@ -138,9 +138,6 @@ func TestTheVendorsClientIsContent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := f(); !hcloud.IsError(err, hcloud.ErrorCodeLocked) {
-			t.Errorf("while %s runs: %v, want locked", a.Command, err)
-		}
 		if err := h.Action.WaitFor(t.Context(), a); err != nil {
 			t.Fatal(err)
 		}
@@ -190,6 +187,10 @@ func TestTheVendorsClientIsContent(t *testing.T) {
 		if !hcloud.IsError(want.err, want.code) {
 			t.Errorf("%s: %v, want %s", what, want.err, want.code)
 		}
+	}
+	c.Lock(lbID, time.Hour)
+	if _, _, err := h.LoadBalancer.RemoveServerTarget(t.Context(), lb, &hcloud.Server{ID: ids[1]}); !hcloud.IsError(err, hcloud.ErrorCodeLocked) {
+		t.Errorf("while another action runs: %v, want locked", err)
 	}
 	if a, _, err := h.Action.GetByID(t.Context(), 7); a != nil || err != nil {
 		t.Errorf("an action that is none: %v, error %v", a, err)

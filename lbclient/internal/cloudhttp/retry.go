@@ -31,8 +31,9 @@ type judge struct {
 // than a bare deadline later.
 func (j *judge) check(ctx context.Context, resp *http.Response, err error) (bool, error) {
 	j.tries++
-	if ctx.Err() != nil || !j.again(resp, err) {
-		return false, nil
+	again := ctx.Err() == nil && j.again(resp, err)
+	if !again {
+		return false, nil // the caller gets err itself
 	}
 	j.pause = j.backoff()
 	if after, ok := retryAfter(resp, time.Now()); ok {
