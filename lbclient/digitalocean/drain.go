@@ -298,7 +298,7 @@ func (p *provider) gated(ctx context.Context, op string, b *balancer, rec record
 		if err != nil {
 			return "", "", p.noEvidence(op, err)
 		}
-		seen := count(probes, false, t.Fall, time.Time{}, now, fresh(t))
+		seen := count(probes, false, t, time.Time{}, now)
 		if seen.checkers == 0 || seen.opposed > 0 {
 			c.failing = time.Time{}
 			return lbclient.DrainAccepted, seen.words(false), nil

@@ -3,7 +3,11 @@ package digitalocean
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"time"
+
+	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/gate"
 )
 
 // Probes is what a health gate saw of one checker: the latest unbroken run of
@@ -23,6 +27,24 @@ type ProbeEvidence interface {
 	ProbesSeen(ctx context.Context) ([]Probes, error)
 }
 
+// FromGate is the evidence of one of our own health gates.
+func FromGate(v gate.Viewer) ProbeEvidence { return fromGate{v} }
+
+type fromGate struct{ gate.Viewer }
+
+// ProbesSeen implements [ProbeEvidence].
+func (g fromGate) ProbesSeen(ctx context.Context) ([]Probes, error) {
+	s, err := g.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Probes, 0, len(s.Pollers))
+	for _, p := range s.Pollers {
+		out = append(out, Probes{From: p.Address.String(), Passed: p.Answer == http.StatusOK, Count: p.Streak, Since: p.Since, Last: p.Last})
+	}
+	return out, nil
+}
+
 // tally is what probes say together.
 type tally struct {
 	checkers int // that still probe
@@ -33,12 +55,17 @@ type tally struct {
 
 // count tallies the probes against a wanted answer. Runs that began before
 // `since` count as present but not as ready. One more answer is wanted than the
-// threshold, because the last one may still be on its way.
-func count(probes []Probes, passed bool, threshold int, since, now time.Time, fresh time.Duration) tally {
+// threshold, because the last one may still be on its way, and they must span
+// as many intervals, because several checkers may share an address.
+func count(probes []Probes, passed bool, c lbclient.Timing, since, now time.Time) tally {
+	threshold := c.Fall
+	if passed {
+		threshold = c.Rise
+	}
 	var t tally
 	first := true
 	for _, p := range probes {
-		if now.Sub(p.Last) > fresh {
+		if now.Sub(p.Last) > fresh(c) {
 			continue
 		}
 		t.checkers++
@@ -49,7 +76,7 @@ func count(probes []Probes, passed bool, threshold int, since, now time.Time, fr
 		if first || p.Count < t.asked {
 			t.asked, first = p.Count, false
 		}
-		if p.Count > threshold && !p.Since.Before(since) {
+		if p.Count > threshold && !p.Since.Before(since) && now.Sub(p.Since) >= time.Duration(threshold)*c.Interval {
 			t.ready++
 		}
 	}

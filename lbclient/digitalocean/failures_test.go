@@ -242,7 +242,16 @@ func TestRateLimits(t *testing.T) {
 	if err := p.Preflight(t.Context()); err != nil || time.Since(start) < time.Second {
 		t.Errorf("error %v after %s, want none after the second that was asked for", err, time.Since(start))
 	}
+	var left, limit atomic.Int32
+	w.edit = func(c *digitalocean.Config) {
+		c.Token = "token-of-ours"
+		c.OnBudget = func(remaining, of int) { left.Store(int32(remaining)); limit.Store(int32(of)) }
+	}
+	p = w.alone("w1")
 	r := snapshot(t, p)
+	if limit.Load() != 5000 || left.Load() <= 0 || left.Load() >= 5000 {
+		t.Errorf("heard that %d of %d calls are left", left.Load(), limit.Load())
+	}
 	w.cloud.Inject(digitaloceantest.Fault{Method: http.MethodDelete, Times: 1, Answer: limited(nil)})
 	if err := p.BeginDrain(t.Context(), r, 1); err != nil {
 		t.Errorf("a removal that was surely not carried out is not tried again: %v", err)
@@ -514,6 +523,21 @@ func TestGateIsBelievedOnlyOnceNoticed(t *testing.T) {
 	}
 	if got := w.changes(); len(got) > 0 {
 		t.Errorf("changed %q", got)
+	}
+}
+
+// TestGateClosedFirst has the gate take the target out before the balancer was
+// asked whether enough others serve.
+func TestGateClosedFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{mode: digitalocean.ModeGate})
+	p := w.alone("w1")
+	r := snapshot(t, p)
+	w.gates["w1"].closed.Store(true)
+	w.Front.SetHealthy("w2", false)
+	wantClass(t, "BeginDrain with too few others", p.BeginDrain(t.Context(), r, 2), lbclient.ClassUnsafe)
+	if err := p.BeginDrain(t.Context(), r, 1); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -112,6 +112,7 @@ func TestCount(t *testing.T) {
 	failed := func(from string, n, since, last int) Probes {
 		return Probes{From: from, Count: n, Since: at(since), Last: at(last)}
 	}
+	check := lbclient.Timing{Interval: 10 * time.Second, Timeout: 5 * time.Second, Fall: 3, Rise: 99}
 	for what, c := range map[string]struct {
 		probes []Probes
 		since  time.Time
@@ -121,6 +122,7 @@ func TestCount(t *testing.T) {
 		"nobody":                       {nil, time.Time{}, 1, false},
 		"one, often enough":            {[]Probes{failed("a", 4, -40, -1)}, time.Time{}, 1, true},
 		"one, just at the threshold":   {[]Probes{failed("a", 3, -30, -1)}, time.Time{}, 1, false},
+		"many behind one address":      {[]Probes{failed("a", 9, -29, -1)}, time.Time{}, 1, false},
 		"one that has stopped":         {[]Probes{failed("a", 9, -90, -26)}, time.Time{}, 1, false},
 		"one of two machines":          {[]Probes{failed("a", 9, -90, -1)}, time.Time{}, 2, false},
 		"two of two machines":          {[]Probes{failed("a", 9, -90, -1), failed("b", 4, -40, -9)}, time.Time{}, 2, true},
@@ -130,7 +132,7 @@ func TestCount(t *testing.T) {
 		"a run that began too early":   {[]Probes{failed("a", 9, -90, -1)}, at(-50), 1, false},
 		"a run that began in due time": {[]Probes{failed("a", 9, -40, -1)}, at(-50), 1, true},
 	} {
-		if got := count(c.probes, false, 3, c.since, now, 25*time.Second).all(c.nodes); got != c.want {
+		if got := count(c.probes, false, check, c.since, now).all(c.nodes); got != c.want {
 			t.Errorf("%s: got %t, want %t", what, got, c.want)
 		}
 	}

@@ -173,7 +173,7 @@ func (p *provider) Preflight(ctx context.Context) error {
 			return p.noEvidence(op, err)
 		}
 		t, _ := b.timing(p.second) // suits has seen to it
-		if n := count(probes, true, t.Rise, time.Time{}, time.Now(), fresh(t)).checkers; n == 0 {
+		if n := count(probes, true, t, time.Time{}, time.Now()).checkers; n == 0 {
 			e.Class = lbclient.ClassTransient
 			e.Text = fmt.Sprintf("the health gate has seen no probe in the last %s; the balancer must check it, at port %d and path %q", fresh(t), c.Port, c.Path)
 			return e

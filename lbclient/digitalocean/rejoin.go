@@ -135,7 +135,7 @@ func (p *provider) probed(ctx context.Context, op string, b *balancer, t lbclien
 	}
 	c := &p.rejoin
 	now := time.Now()
-	seen := count(probes, true, t.Rise, c.begun, now, fresh(t))
+	seen := count(probes, true, t, c.begun, now)
 	switch {
 	case seen.checkers == 0:
 		c.passing = time.Time{}

@@ -48,7 +48,7 @@ type world struct {
 	cloud *digitaloceantest.Cloud
 	lb    string
 	ids   map[string]int
-	gates map[string]*gate
+	gates map[string]*door
 	mode  digitalocean.Mode
 	edit  func(*digitalocean.Config) // of every provider
 }
@@ -82,13 +82,13 @@ func newWorld(t *testing.T, o options) *world {
 	})
 	w := &world{
 		Front: lbtest.NewFront(t, 3), t: t, cloud: cloud,
-		ids: make(map[string]int), gates: make(map[string]*gate), mode: o.mode, edit: o.edit,
+		ids: make(map[string]int), gates: make(map[string]*door), mode: o.mode, edit: o.edit,
 	}
 	var members []int
 	for i, name := range w.Targets() {
 		id := 3164444 + i
 		w.ids[name] = id
-		w.gates[name] = newGate(t, name, w.Apps[name])
+		w.gates[name] = newDoor(t, name, w.Apps[name])
 		members = append(members, id)
 		d := digitaloceantest.Droplet{ID: id, Name: name, Address: fmt.Sprintf("127.10.0.%d", 1+i), Ports: map[int]string{
 			appPort: w.Apps[name].Address, gatePort: w.gates[name].address,
@@ -100,7 +100,7 @@ func newWorld(t *testing.T, o options) *world {
 	}
 	spec := digitaloceantest.Balancer{
 		Name: "front", Droplets: members, Tag: o.tag, Nodes: o.nodes,
-		Check: digitaloceantest.Check{Protocol: "http", Port: appPort, Path: "/healthz", Interval: 1, Timeout: 12, Healthy: 2, Unhealthy: 2},
+		Check: digitaloceantest.Check{Protocol: "http", Port: appPort, Path: "/healthz", Interval: 1, Timeout: 8, Healthy: 2, Unhealthy: 2},
 		Rules: []digitaloceantest.Rule{{Protocol: "http", Entry: 80, Target: appPort}},
 	}
 	if o.mode == digitalocean.ModeGate {
@@ -179,8 +179,8 @@ func (q quiet) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclient.Dr
 	return st, err
 }
 
-// gate is a health gate on a node, and the provider of it.
-type gate struct {
+// door is a simple health gate on a node, and the provider of it.
+type door struct {
 	name    string
 	app     *lbtest.App
 	address string
@@ -190,15 +190,15 @@ type gate struct {
 	seen map[string]*digitalocean.Probes
 }
 
-func newGate(t *testing.T, name string, app *lbtest.App) *gate {
-	g := &gate{name: name, app: app, seen: make(map[string]*digitalocean.Probes)}
+func newDoor(t *testing.T, name string, app *lbtest.App) *door {
+	g := &door{name: name, app: app, seen: make(map[string]*digitalocean.Probes)}
 	s := httptest.NewServer(g)
 	t.Cleanup(s.Close)
 	g.address = strings.TrimPrefix(s.URL, "http://")
 	return g
 }
 
-func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (g *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	passed := g.app.Healthy() && !g.closed.Load()
 	if !passed {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -219,7 +219,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.Last = now
 }
 
-func (g *gate) ProbesSeen(context.Context) ([]digitalocean.Probes, error) {
+func (g *door) ProbesSeen(context.Context) ([]digitalocean.Probes, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var out []digitalocean.Probes
@@ -229,10 +229,10 @@ func (g *gate) ProbesSeen(context.Context) ([]digitalocean.Probes, error) {
 	return out, nil
 }
 
-func (g *gate) Preflight(context.Context) error { return nil }
-func (g *gate) Close() error                    { return nil }
+func (g *door) Preflight(context.Context) error { return nil }
+func (g *door) Close() error                    { return nil }
 
-func (g *gate) Observe(ctx context.Context) (lbclient.Pool, error) {
+func (g *door) Observe(ctx context.Context) (lbclient.Pool, error) {
 	m := lbclient.Member{Name: g.name, Phase: lbclient.PhaseServing, InFlight: -1, Detail: "open"}
 	if g.closed.Load() {
 		m.Phase, m.Detail = lbclient.PhaseDraining, "closed"
@@ -240,25 +240,25 @@ func (g *gate) Observe(ctx context.Context) (lbclient.Pool, error) {
 	return lbclient.Pool{Members: []lbclient.Member{m}, Epoch: "gate", At: time.Now()}, g.late(ctx)
 }
 
-func (g *gate) Snapshot(ctx context.Context) (lbclient.Restore, error) {
+func (g *door) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 	return lbclient.Restore{Provider: "gate", Target: g.name, Version: 1, WasServing: g.app.Healthy(), Data: json.RawMessage("{}")}, g.late(ctx)
 }
 
-func (g *gate) late(ctx context.Context) error {
+func (g *door) late(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return &lbclient.Error{Class: lbclient.ClassTransient, Op: "ask the gate", Err: err}
 	}
 	return nil
 }
 
-func (g *gate) mine(ctx context.Context, r lbclient.Restore) error {
+func (g *door) mine(ctx context.Context, r lbclient.Restore) error {
 	if r.Provider != "gate" || r.Target != g.name {
 		return &lbclient.Error{Class: lbclient.ClassInvalid, Op: "use the gate", Text: "another's"}
 	}
 	return g.late(ctx)
 }
 
-func (g *gate) BeginDrain(ctx context.Context, r lbclient.Restore, _ int) error {
+func (g *door) BeginDrain(ctx context.Context, r lbclient.Restore, _ int) error {
 	if err := g.mine(ctx, r); err != nil {
 		return err
 	}
@@ -266,7 +266,7 @@ func (g *gate) BeginDrain(ctx context.Context, r lbclient.Restore, _ int) error 
 	return nil
 }
 
-func (g *gate) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclient.DrainStatus, error) {
+func (g *door) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclient.DrainStatus, error) {
 	st := lbclient.DrainStatus{Stage: lbclient.DrainNotAsked, Epoch: "gate", InFlight: -1, Evidence: "open"}
 	if g.closed.Load() {
 		st.Stage, st.Evidence = lbclient.DrainBusy, "closed"
@@ -274,7 +274,7 @@ func (g *gate) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclient.Dr
 	return st, g.mine(ctx, r)
 }
 
-func (g *gate) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
+func (g *door) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 	if err := g.mine(ctx, r); err != nil {
 		return err
 	}
@@ -282,7 +282,7 @@ func (g *gate) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 	return nil
 }
 
-func (g *gate) RejoinStatus(ctx context.Context, r lbclient.Restore) (lbclient.RejoinStatus, error) {
+func (g *door) RejoinStatus(ctx context.Context, r lbclient.Restore) (lbclient.RejoinStatus, error) {
 	st := lbclient.RejoinStatus{Stage: lbclient.RejoinServing, Evidence: "open"}
 	if g.closed.Load() {
 		st = lbclient.RejoinStatus{Stage: lbclient.RejoinNotAsked, Evidence: "closed"}

@@ -64,8 +64,7 @@ func (c *Cloud) guard(next http.Handler) http.Handler {
 			return
 		}
 		if c.spec != nil {
-			r.Body = io.NopCloser(bytes.NewReader(body))
-			for _, v := range c.spec.validate(r, answer.Code, answer.Header(), answer.Body.Bytes()) {
+			for _, v := range c.spec.validate(r, body, answer.Code, answer.Header(), answer.Body.Bytes()) {
 				c.mu.Lock()
 				c.violations = append(c.violations, fmt.Sprintf("%s %s: %s", r.Method, r.URL.Path, v))
 				c.mu.Unlock()
