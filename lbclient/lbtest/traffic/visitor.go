@@ -31,13 +31,21 @@ type Tally struct {
 	// closing, or had closed, at that moment: no byte of an answer came and no
 	// application carried them out. They were sent again.
 	IdleResets int
+	// NewResets are requests on a connection just opened that the balancer closed
+	// without a byte of an answer, and that no application carried out. They were
+	// sent again.
+	NewResets int
+	// Lost are requests on a kept connection that the balancer closed at that
+	// moment without a byte of an answer, though an application carried them out.
+	// Nobody can tell them from idle resets, or repeat them safely.
+	Lost int
 	// Failed are all others that got no answer, or a wrong one.
 	Failed int
 }
 
 // Visitors send requests until they are stopped, each on a connection that it
-// keeps as long as it can. They repeat nothing by themselves except what an
-// idle reset cut, so every failure is seen.
+// keeps as long as it can. They repeat nothing except what was reset before
+// anybody answered, and count that, so every failure is seen.
 type Visitors struct {
 	apps []*App
 	stop chan struct{}
@@ -46,12 +54,18 @@ type Visitors struct {
 	mu       sync.Mutex
 	tallies  map[string]*Tally
 	failures []string
-	resets   map[string]string // kinds by the ids of requests that were reset
+	resets   []reset
+}
+
+// reset is a request that was reset.
+type reset struct {
+	id, kind string
+	cause    error
 }
 
 // Visit starts visitors of a balancer before the given applications.
 func Visit(url string, apps []*App) *Visitors {
-	v := &Visitors{apps: apps, stop: make(chan struct{}), tallies: make(map[string]*Tally), resets: make(map[string]string)}
+	v := &Visitors{apps: apps, stop: make(chan struct{}), tallies: make(map[string]*Tally)}
 	for _, kind := range []string{Get, Post, Long} {
 		v.tallies[kind] = &Tally{}
 		for i := range 2 {
@@ -67,13 +81,25 @@ func (v *Visitors) Stop() map[string]Tally {
 	close(v.stop)
 	v.wg.Wait()
 	out := make(map[string]Tally)
-	for id, kind := range v.resets {
+	for _, r := range v.resets {
+		t, lost := v.tallies[r.kind], ""
 		for _, a := range v.apps {
-			if a.carriedOut(id) > 0 {
-				v.tallies[kind].IdleResets--
-				v.tallies[kind].Failed++
-				v.failures = append(v.failures, fmt.Sprintf("%s: carried out by %s, but its answer was lost", id, a.Name))
+			if a.carriedOut(r.id) > 0 {
+				lost = a.Name
 			}
+		}
+		switch {
+		case lost != "":
+			if errors.Is(r.cause, errIdleReset) {
+				t.Lost++
+			} else {
+				t.Failed++
+			}
+			v.failures = append(v.failures, fmt.Sprintf("%s: carried out by %s, but its answer was lost", r.id, lost))
+		case errors.Is(r.cause, errIdleReset):
+			t.IdleResets++
+		default:
+			t.NewResets++
 		}
 	}
 	for kind, t := range v.tallies {
@@ -82,17 +108,17 @@ func (v *Visitors) Stop() map[string]Tally {
 	return out
 }
 
-// Failures says what failed, in the order in which it did.
+// Failures says what failed or was lost.
 func (v *Visitors) Failures() []string { return v.failures }
 
 // Table shows counts for people.
 func Table(title string, tallies map[string]Tally) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%s\tsent\tfailed\tidle keep-alive resets\n", title)
+	fmt.Fprintf(w, "%s\tsent\tfailed\tidle keep-alive resets\tnew connection resets\tcarried out, answer lost\n", title)
 	for _, kind := range []string{Get, Post, Long} {
 		t := tallies[kind]
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\n", kind, t.Sent, t.Failed, t.IdleResets)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\n", kind, t.Sent, t.Failed, t.IdleResets, t.NewResets, t.Lost)
 	}
 	_ = w.Flush() // into memory
 	return b.String()
@@ -121,7 +147,7 @@ func (v *visitor) run() {
 		}
 		id := fmt.Sprintf("%s request %d", v.name, n)
 		err := v.visit(id)
-		if errors.Is(err, errIdleReset) {
+		for again := 0; again < 3 && (errors.Is(err, errIdleReset) || errors.Is(err, errNewReset)); again++ {
 			v.count(id, err)
 			id += " again"
 			err = v.visit(id)
@@ -130,7 +156,10 @@ func (v *visitor) run() {
 	}
 }
 
-var errIdleReset = errors.New("the kept connection was closed")
+var (
+	errIdleReset = errors.New("the kept connection was closed")
+	errNewReset  = errors.New("the new connection was closed")
+)
 
 func (v *visitor) count(id string, err error) {
 	v.all.mu.Lock()
@@ -138,9 +167,8 @@ func (v *visitor) count(id string, err error) {
 	t := v.all.tallies[v.kind]
 	t.Sent++
 	switch {
-	case errors.Is(err, errIdleReset):
-		t.IdleResets++
-		v.all.resets[id] = v.kind
+	case errors.Is(err, errIdleReset), errors.Is(err, errNewReset):
+		v.all.resets = append(v.all.resets, reset{id, v.kind, err})
 	case err != nil:
 		t.Failed++
 		v.all.failures = append(v.all.failures, fmt.Sprintf("%s: %v", id, err))
@@ -185,10 +213,13 @@ func (v *visitor) visit(id string) error {
 		kept := v.used > 0
 		v.hangUp()
 		var timeout net.Error
-		if kept && !(errors.As(err, &timeout) && timeout.Timeout()) {
+		switch {
+		case errors.As(err, &timeout) && timeout.Timeout():
+			return err
+		case kept:
 			return fmt.Errorf("%w: %w", errIdleReset, err)
 		}
-		return err
+		return fmt.Errorf("%w: %w", errNewReset, err)
 	}
 	if err := v.answer(q, body); err != nil {
 		v.hangUp()
