@@ -181,6 +181,7 @@ func stories() map[string]expectation {
 func TestStories(t *testing.T) {
 	for name, e := range stories() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := run(t, e.s, nil)
 			for _, b := range w.broken {
 				t.Error(b)
@@ -246,6 +247,7 @@ func TestADeathAtEveryOperation(t *testing.T) {
 func TestTheAgentStopsAtAnyInstantAndGoesOn(t *testing.T) {
 	for name, e := range stories() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for ms := 0; ms < 4000; ms += 410 {
 				w := run(t, e.s, nil, time.Duration(ms)*time.Millisecond, 300*time.Millisecond)
 				for _, b := range w.broken {

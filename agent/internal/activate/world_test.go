@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"time"
@@ -68,6 +67,7 @@ type world struct {
 
 	// disk
 	doc     []byte
+	decoded *journal.Doc // of doc; nobody changes it
 	current string
 	held    *journal.Held
 	results []api.Outcome
@@ -326,10 +326,7 @@ func (w *world) forget(occasion string) {
 }
 
 // saved tells whether the journal could put the target back.
-func (b balancer) saved() bool {
-	d, err := journal.Decode("app", b.doc)
-	return err == nil && d.Targets[server].Turn.Restore != nil
-}
+func (b balancer) saved() bool { return b.journaled().Turn.Restore != nil }
 
 func (b balancer) DrainStatus(context.Context, lbclient.Restore) (st lbclient.DrainStatus, err error) {
 	err = b.call("balancer.DrainStatus", func() error {
@@ -354,7 +351,7 @@ func (b balancer) DrainStatus(context.Context, lbclient.Restore) (st lbclient.Dr
 func (b balancer) BeginRejoin(context.Context, lbclient.Restore) error {
 	return b.call("balancer.BeginRejoin", func() error {
 		want := goal
-		if t := b.turn(); t != nil && t.Undo != nil {
+		if t := b.journaled().Turn; t != nil && t.Undo != nil {
 			want = t.Fallback
 		}
 		if b.touched && b.drained && (b.running != want || b.passed < passes) {
@@ -363,14 +360,6 @@ func (b balancer) BeginRejoin(context.Context, lbclient.Restore) error {
 		b.drained, b.loose = false, time.Time{}
 		return nil
 	})
-}
-
-func (b balancer) turn() *journal.Turn {
-	d, err := journal.Decode("app", b.doc)
-	if err != nil {
-		return nil
-	}
-	return d.Targets[server].Turn
 }
 
 func (b balancer) RejoinStatus(context.Context, lbclient.Restore) (st lbclient.RejoinStatus, err error) {
@@ -414,35 +403,45 @@ func (p prober) Probe(context.Context) (out health.Probe) {
 
 type disk struct{ *world }
 
-func (d disk) write(change func(*journal.Target)) error {
-	doc, err := journal.Decode("app", d.doc)
+// store puts a target's entry on the disk.
+func (w *world) store(e *journal.Target) {
+	b, err := journal.Encode(&journal.Doc{Version: journal.Version, App: "app", Targets: map[string]*journal.Target{server: e}})
 	if err != nil {
-		return err
+		panic(err)
 	}
-	change(doc.Targets[server])
-	b, err := journal.Encode(doc)
-	if err != nil {
-		return err
+	w.doc, w.decoded = b, nil
+}
+
+// journaled is the target's entry as it is on the disk.
+func (w *world) journaled() *journal.Target {
+	if w.decoded == nil {
+		d, err := journal.Decode("app", w.doc)
+		if err != nil {
+			panic(err)
+		}
+		w.decoded = d
 	}
-	if _, err := journal.Decode("app", b); err != nil {
-		return err
-	}
+	return w.decoded.Targets[server]
+}
+
+func (d disk) write(e *journal.Target) (err error) {
 	d.op("disk.write", func() {
 		d.writes++
 		if d.s.DiskFull == d.writes {
 			err = errors.New("no space left on device")
 			return
 		}
-		d.doc = b
-		if t := doc.Targets[server].Turn; t != nil {
-			d.step = fmt.Sprintf("%s (undo: %v)", t.Step, t.Undo != nil)
+		d.store(e)
+		if e.Turn != nil {
+			d.step = fmt.Sprintf("%s (undo: %v)", e.Turn.Step, e.Turn.Undo != nil)
 		}
 	})
 	return err
 }
 
 func (d disk) Save(t *journal.Turn) error {
-	return d.write(func(e *journal.Target) { c := *t; e.Turn = &c })
+	before := d.journaled()
+	return d.write(&journal.Target{Turn: t, Outcome: before.Outcome, Held: before.Held})
 }
 
 func (d disk) Finish(o api.Outcome, held *journal.Held) error {
@@ -454,7 +453,7 @@ func (d disk) Finish(o api.Outcome, held *journal.Held) error {
 			d.held = held
 		}
 	}()
-	return d.write(func(e *journal.Target) { e.Turn, e.Outcome, e.Held = nil, &o, held })
+	return d.write(&journal.Target{Outcome: &o, Held: held})
 }
 
 // Processes.
@@ -463,7 +462,7 @@ func (w *world) deps(stop, work context.Context, revoked <-chan struct{}) activa
 	return activate.Deps{
 		Units: units{w}, Releases: releases{w}, Balancer: balancer{w}, Probe: prober{w}, Journal: disk{w},
 		MayRestart: func(string) bool { return !w.s.Forbidden },
-		Log:        slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log:        slog.New(slog.DiscardHandler),
 		Stop:       stop, Work: work, Revoked: revoked,
 	}
 }
@@ -489,12 +488,7 @@ func (w *world) newTurn(number uint64) journal.Turn {
 // begin puts a new turn into the journal, as the reconcile loop does.
 func (w *world) begin(number uint64) {
 	t := w.newTurn(number)
-	doc := &journal.Doc{Version: journal.Version, App: "app", Targets: map[string]*journal.Target{server: {Turn: &t, Held: w.held}}}
-	b, err := journal.Encode(doc)
-	if err != nil {
-		panic(err)
-	}
-	w.doc = b
+	w.store(&journal.Target{Turn: &t, Held: w.held})
 }
 
 // process works on what the journal holds until it finishes, stops, or dies.
@@ -507,11 +501,8 @@ func (w *world) process(first bool, stop, work context.Context, revoked <-chan s
 			died = true
 		}
 	}()
-	doc, err := journal.Decode("app", w.doc)
-	if err != nil {
-		return err, false
-	}
-	e := doc.Targets[server]
+	w.decoded = nil // the last process has its pointers into it
+	e := w.journaled()
 	if e.Turn == nil {
 		return nil, false
 	}

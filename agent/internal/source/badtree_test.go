@@ -14,6 +14,7 @@ const lfsPointer = "version https://git-lfs.github.com/spec/v1\n" +
 	"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
 
 func TestACommitThatCannotBeWrittenSafelyIsRefused(t *testing.T) {
+	t.Parallel()
 	u := newUpstream(t)
 	blob := u.object("blob", "content\n")
 	sub := u.object("tree", rawTree(t, [3]string{"100644", "f", blob}))

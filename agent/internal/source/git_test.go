@@ -2,6 +2,8 @@ package source_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -24,6 +26,22 @@ type upstream struct {
 	t        *testing.T
 	dir      string                       // work tree
 	archives map[string]map[string]string // by SHA, as they do not change
+}
+
+// TestMain keeps the git that the file transport runs from reading this
+// machine's settings.
+func TestMain(m *testing.M) {
+	home, err := os.MkdirTemp("", "source-test-home-")
+	if err == nil {
+		err = errors.Join(os.Setenv("HOME", home), os.Setenv("GIT_CONFIG_NOSYSTEM", "1"))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(home)
+	os.Exit(code)
 }
 
 // gitEnv keeps git from reading anything of this machine's user.
@@ -216,9 +234,6 @@ func must(t *testing.T, err error) {
 
 func openRepo(t *testing.T, dir, url string) *source.Repo {
 	t.Helper()
-	// The file transport runs git, which must not read this machine's settings.
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 	r, err := source.Open(dir, url)
 	must(t, err)
 	return r

@@ -38,6 +38,7 @@ func files() map[string]string {
 }
 
 func TestACommitArrivesAsGitWouldWriteIt(t *testing.T) {
+	t.Parallel()
 	u := newUpstream(t)
 	first := u.commit(files())
 	second := u.commit(map[string]string{"README.md": "changed\n", "bin/run": "now plain", "empty": "-", "link": "->a"})
@@ -69,6 +70,7 @@ func TestACommitArrivesAsGitWouldWriteIt(t *testing.T) {
 }
 
 func TestTheStoreIsSoundForGit(t *testing.T) {
+	t.Parallel()
 	u := newUpstream(t)
 	u.git("config", "uploadpack.allowAnySHA1InWant", "true")
 	dir := filepath.Join(t.TempDir(), "store")
@@ -86,6 +88,7 @@ func TestTheStoreIsSoundForGit(t *testing.T) {
 }
 
 func TestOnlyWhatChangedIsSent(t *testing.T) {
+	t.Parallel()
 	u := newUpstream(t)
 	u.git("config", "uploadpack.allowAnySHA1InWant", "true")
 	var sent atomic.Int64
@@ -128,10 +131,11 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 
 // More than what is resolved in memory must still arrive, by the other way.
 func TestALargeChangeArrives(t *testing.T) {
+	t.Parallel()
 	u := newUpstream(t)
 	u.git("config", "uploadpack.allowAnySHA1InWant", "true")
 	first := u.commit(map[string]string{"a": "1"})
-	big := make([]byte, 6<<20)
+	big := make([]byte, 4<<20+100_000)
 	_, _ = rand.Read(big)
 	second := u.commit(map[string]string{"big": string(big)})
 	srv := u.serveHTTP(nil)
@@ -178,6 +182,7 @@ func TestADeepCommitIsFoundThroughHistory(t *testing.T) {
 // damage is what may have happened to a store. first is in a pack, second in
 // loose objects.
 func TestADamagedStoreIsMended(t *testing.T) {
+	t.Parallel()
 	cases := map[string]func(t *testing.T, store string){
 		"emptied packs":   func(t *testing.T, store string) { each(t, store, "pack/*.pack", truncate(0)) },
 		"cut packs":       func(t *testing.T, store string) { each(t, store, "pack/*.pack", truncate(300)) },
@@ -282,6 +287,7 @@ func flip(path string) error {
 }
 
 func TestTheStoreDoesNotGrowForEver(t *testing.T) {
+	t.Parallel()
 	u := newUpstream(t)
 	u.git("config", "uploadpack.allowAnySHA1InWant", "true")
 	store := filepath.Join(t.TempDir(), "store")

@@ -63,6 +63,7 @@ func garble(path string) error { return os.WriteFile(path, []byte("garbage\n"), 
 
 // A damaged mirror mends itself, whatever is asked of it first.
 func TestDamageIsMended(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t)
 	first := o.chain("refs/heads/main", "", 10)
 	second := o.chain("refs/heads/main", first, 10)
@@ -148,6 +149,7 @@ func TestDamageWhileTheRemoteIsAway(t *testing.T) {
 
 // Each push leaves a pack; they must not add up for ever.
 func TestManyPushes(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t)
 	first := o.chain("refs/heads/main", "", 1)
 	m := openTest(t, o.dir)

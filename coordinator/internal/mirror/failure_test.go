@@ -211,6 +211,7 @@ func TestRemoteThatHangs(t *testing.T) {
 // The connection breaks at any byte: nothing is taken for fetched that is not,
 // and nothing is left behind.
 func TestFetchThatIsCutShort(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t)
 	o.git("config", "uploadpack.allowFilter", "false")
 	s := o.http()
@@ -236,6 +237,7 @@ func TestFetchThatIsCutShort(t *testing.T) {
 
 // What was fetched is not fetched again.
 func TestBytesOnTheWire(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t)
 	s := o.http()
 	o.git("config", "uploadpack.allowFilter", "false") // the bigger difference

@@ -16,6 +16,7 @@ import (
 // In any history, whatever its clocks say, ancestry is what following parents
 // finds.
 func TestAncestryOfAnyHistory(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t)
 	marks := filepath.Join(t.TempDir(), "marks")
 	run := 0
@@ -82,6 +83,7 @@ func readMarks(t *rapid.T, path string, n int) []plumbing.Hash {
 
 // The question is asked at every push: it must not cost all of the history.
 func TestAncestryLooksNoFurtherThanNeeded(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t)
 	base := o.chain("refs/heads/main", "", 3000)
 	near := o.chain("refs/heads/main", base, 3)

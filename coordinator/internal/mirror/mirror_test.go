@@ -50,6 +50,7 @@ func TestTransports(t *testing.T) {
 // Only commits and tags are kept where the remote can leave out the rest; where
 // it cannot, or will not, all is taken.
 func TestWhatIsKept(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		config []string
 		files  bool
@@ -217,6 +218,7 @@ func TestLocalWithoutRemote(t *testing.T) {
 }
 
 func TestResolve(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t)
 	first := o.commit("Begin")
 	second := o.commit("Go on", first)
@@ -350,6 +352,7 @@ func TestRemoteWithoutItsBeginning(t *testing.T) {
 }
 
 func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t)
 	first := o.chain("refs/heads/main", "", 20)
 	m := openTest(t, o.dir)

@@ -97,6 +97,7 @@ func stepOf(version int64) store.Commit {
 // A coordinator that is killed at any instant has stored each step wholly or
 // not at all, and lost nothing that it acknowledged.
 func TestNothingAcknowledgedIsLostByAKill(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "lockstep.db")
 	var version, number int
 	rounds := 0
