@@ -27,15 +27,14 @@ var (
 // brokered is a provider whose operations the coordinator carries out, which has
 // the credentials.
 type brokered struct {
-	broker   Broker
-	balancer string
-	place    api.BalancerRequest // node, app, and target
+	broker Broker
+	place  api.BalancerRequest // node, app, target, and balancer
 }
 
 // NewBrokered returns the provider for a node's own target of an app that is
 // behind a balancer of the given name, spoken to through the coordinator.
 func NewBrokered(b Broker, balancer, node, app, target string) lbclient.Provider {
-	return &brokered{broker: b, balancer: balancer, place: api.BalancerRequest{Node: node, App: app, Target: target}}
+	return &brokered{broker: b, place: api.BalancerRequest{Node: node, App: app, Target: target, Balancer: balancer}}
 }
 
 func (p *brokered) ask(ctx context.Context, op api.BalancerOp, r *lbclient.Restore, minHealthy int) (api.BalancerAnswer, error) {
@@ -54,7 +53,7 @@ func (p *brokered) ask(ctx context.Context, op api.BalancerOp, r *lbclient.Resto
 
 // op names an operation, for messages.
 func (p *brokered) op(op api.BalancerOp) string {
-	return fmt.Sprintf("do %s of %s at balancer %s through the coordinator", op, p.place.Target, p.balancer)
+	return fmt.Sprintf("do %s of %s at balancer %s through the coordinator", op, p.place.Target, p.place.Balancer)
 }
 
 // rebuild makes a provider's error of a refusal that the coordinator passed on,

@@ -42,7 +42,8 @@ func newBroker(f *config.Fleet, engine broker.Engine, log *slog.Logger) (*broker
 		}
 		cfg.Balancers = append(cfg.Balancers, broker.Balancer{
 			Name: b.Name, MinHealthy: b.MinHealthy, SameView: p.sameView, ReadsPerSecond: p.readsPerSecond,
-			Open: func(server string) (lbclient.Provider, error) { return p.open(b, server) },
+			Server: b.Server,
+			Open:   func(server string) (lbclient.Provider, error) { return p.open(b, server) },
 		})
 	}
 	for _, a := range f.Apps {

@@ -43,6 +43,9 @@ type BalancerRequest struct {
 	App    string     `json:"app"`
 	Target string     `json:"target"`
 	Op     BalancerOp `json:"op"`
+	// Balancer is its name, for a target on its way back of an app that the
+	// configuration names no more.
+	Balancer string `json:"balancer,omitempty"`
 	// Restore is what a snapshot answered; every operation that follows it needs it.
 	Restore *BalancerRestore `json:"restore,omitempty"`
 	// MinHealthy can only make a drain stricter than the coordinator's own

@@ -41,6 +41,8 @@ type Balancer struct {
 	// Open makes the provider for a target, by the target's name in the balancer.
 	// It holds the credentials. It is called several times for each target.
 	Open func(server string) (lbclient.Provider, error)
+	// Server is the name in the balancer of whatever runs on a node.
+	Server func(node string) string
 	// SameView tells that Observe shows the same members by the same names
 	// whichever target the provider is for, so that one look serves all.
 	SameView bool
@@ -139,6 +141,9 @@ func (b *Broker) place(node string, req api.BalancerRequest) (*balancer, *seat, 
 	}
 	a, ok := b.apps[req.App]
 	server, placed := a.Servers[node]
+	if x := b.balancers[req.Balancer]; !placed && x != nil && x.cfg.Server != nil && wayBack(req.Op) && req.Target == string(rollout.TargetName(req.App, node)) {
+		return x, x.seat(x.cfg.Server(node)), nil
+	}
 	switch {
 	case !ok:
 		return nil, nil, refuse("app %q is behind no balancer that the coordinator speaks to", req.App)
@@ -149,6 +154,13 @@ func (b *Broker) place(node string, req api.BalancerRequest) (*balancer, *seat, 
 	}
 	x := b.balancers[a.Balancer]
 	return x, x.seat(server), nil
+}
+
+// wayBack tells whether the operation belongs to a target's way back into
+// rotation. An agent may finish that also when its app was taken out of the
+// configuration in mid-turn, for else nobody would.
+func wayBack(op api.BalancerOp) bool {
+	return op == api.OpDrainStatus || op == api.OpBeginRejoin || op == api.OpRejoinStatus
 }
 
 // carryOut does what the request asks for. Its errors are those of providers.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstep-deploy/lockstep/agent"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/broker"
 	"github.com/lockstep-deploy/lockstep/lbclient"
@@ -63,6 +64,31 @@ func TestOnlyOwnTargets(t *testing.T) {
 	}
 	if p := w.phase("w2"); p != lbclient.PhaseServing {
 		t.Errorf("w2 is %s", p)
+	}
+}
+
+// A target whose app was taken out of the configuration in mid-turn comes back,
+// and can do nothing else.
+func TestTheWayBackOfAnAppThatIsGone(t *testing.T) {
+	w := newWorld(t)
+	r := snapshot(t, w.Provider("w1"))
+	w.command("set server web/w1 state drain")
+	p := agent.NewBrokered(w.client("w1"), "edge", "w1", "gone", "gone@w1")
+	wantClass(t, "BeginDrain", p.BeginDrain(t.Context(), r, 0), lbclient.ClassDenied)
+	_, err := p.Observe(t.Context())
+	wantClass(t, "Observe", err, lbclient.ClassDenied)
+	other := agent.NewBrokered(w.client("w2"), "edge", "w2", "gone", "gone@w2")
+	wantClass(t, "BeginRejoin of another node's", other.BeginRejoin(t.Context(), r), lbclient.ClassInvalid)
+	stranger := agent.NewBrokered(w.client("w1"), "edge", "w1", "gone", "gone@w2")
+	wantClass(t, "BeginRejoin in another's name", stranger.BeginRejoin(t.Context(), r), lbclient.ClassDenied)
+	if st, err := p.DrainStatus(t.Context(), r); err != nil || st.Stage != lbclient.DrainIdle {
+		t.Errorf("DrainStatus: %+v, %v", st, err)
+	}
+	if err := p.BeginRejoin(t.Context(), r); err != nil {
+		t.Error(err)
+	}
+	if st, err := p.RejoinStatus(t.Context(), r); err != nil || st.Stage != lbclient.RejoinServing {
+		t.Errorf("RejoinStatus: %+v, %v", st, err)
 	}
 }
 
@@ -212,7 +238,12 @@ func TestGivenUpWhileWaiting(t *testing.T) {
 	<-s.changes
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	wantClass(t, "the second", h.provider("w2").BeginDrain(ctx, lbclient.Restore{}, 0), lbclient.ClassAmbiguous)
+	_, err := h.broker.Do(ctx, "w2", api.BalancerRequest{
+		Node: "w2", App: "hello", Target: "hello@w2", Op: api.OpBeginDrain, Restore: &api.BalancerRestore{},
+	})
+	if err == nil {
+		t.Error("the second: no error")
+	}
 	close(s.goOn)
 	if err := <-first; err != nil {
 		t.Error(err)

@@ -92,6 +92,7 @@ func newHouse(t *testing.T, lb broker.Balancer, change ...func(*broker.Config)) 
 	}
 	tokens.AddNode("stranger", "token-of-stranger")
 	lb.Name = "edge"
+	lb.Server = func(node string) string { return node }
 	cfg := broker.Config{
 		Balancers: []broker.Balancer{lb}, Engine: h.turns, Fresh: -1,
 		Apps: []broker.App{{Name: "hello", Balancer: "edge", Servers: servers}},
