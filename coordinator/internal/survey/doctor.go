@@ -14,8 +14,8 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
-// lookTimeout bounds each look at the world outside.
-const lookTimeout = 15 * time.Second
+// lookTimeout bounds all looks at the world outside; who asks waits longer.
+const lookTimeout = api.LongPoll
 
 // The areas of checks.
 const (
