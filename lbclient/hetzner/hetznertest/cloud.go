@@ -149,8 +149,7 @@ func serve(s *http.Server, l net.Listener) {
 	}
 }
 
-// Endpoint is the API's base address, as hcloud-go and the hcloud command (in
-// HCLOUD_ENDPOINT) want it.
+// Endpoint is the API's base address, as hcloud-go wants it.
 func (c *Cloud) Endpoint() string { return c.base + "/v1" }
 
 // Token may read and write.
