@@ -248,6 +248,14 @@ func TestGivenUpWhileWaiting(t *testing.T) {
 	if err := <-first; err != nil {
 		t.Error(err)
 	}
+	// One whose time comes at the moment that its asker is gone.
+	for range 20 {
+		if _, err := h.broker.Do(ctx, "w2", api.BalancerRequest{
+			Node: "w2", App: "hello", Target: "hello@w2", Op: api.OpBeginDrain, Restore: &api.BalancerRestore{},
+		}); err == nil {
+			t.Error("the change of one who is gone: no error")
+		}
+	}
 	if err := h.provider("w3").BeginRejoin(t.Context(), lbclient.Restore{}); err != nil {
 		t.Error(err)
 	}
