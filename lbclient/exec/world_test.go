@@ -6,6 +6,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,21 +89,11 @@ func newWorld(t *testing.T) *world {
 	w.URL = w.lb.URL("web")
 	w.link(strings.TrimPrefix(w.lb.Endpoint(), "unix://"))
 	w.mode("")
-	for _, n := range w.Targets() {
-		p := w.Provider(n)
-		w.Await(n+" serves", func() bool {
-			pool, err := p.Observe(t.Context())
-			if err != nil {
-				return false
-			}
-			for _, m := range pool.Members {
-				if m.Phase != lbclient.PhaseServing {
-					return false
-				}
-			}
-			return true
-		})
-	}
+	p := w.Provider("w1")
+	w.Await("all serve", func() bool {
+		pool, err := p.Observe(t.Context())
+		return err == nil && !slices.ContainsFunc(pool.Members, func(m lbclient.Member) bool { return m.Phase != lbclient.PhaseServing })
+	})
 	return w
 }
 

@@ -74,9 +74,6 @@ func TestInFlight(t *testing.T) {
 	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 		t.Fatal(err)
 	}
-	if st := stage(t, p, r); st.Stage != lbclient.DrainAccepted {
-		t.Errorf("before HAProxy polled again: %+v", st)
-	}
 	w.Await("HAProxy sends nothing new", func() bool { return stage(t, p, r).Stage == lbclient.DrainBusy })
 	if got := w.status("w1"); got != "DOWN" {
 		t.Errorf("the gate concludes that nothing new comes while HAProxy says %s", got)
@@ -106,15 +103,35 @@ func TestRestartWhileDrained(t *testing.T) {
 	before := stage(t, p, r).Epoch
 	w.nodes["w1"].reopen(t)
 	st := stage(t, p, r)
-	if st.Stage != lbclient.DrainAccepted || st.Epoch == before {
-		t.Errorf("a gate that has only just started says %+v, want accepted and another epoch than %s", st, before)
-	}
-	if !strings.Contains(st.Evidence, "127.0.0.1 polled before") {
-		t.Errorf("the evidence does not name who polled before: %s", st.Evidence)
+	if st.Stage == lbclient.DrainIdle || st.Stage == lbclient.DrainNotAsked || st.Epoch == before {
+		t.Errorf("a gate that has only just started says %+v, want that the drain is held, not idle, and another epoch than %s", st, before)
 	}
 	w.Await("the drain is idle again", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
 	if got := w.status("w1"); got != "DOWN" {
 		t.Errorf("HAProxy says %s of a drained target after the gate's restart", got)
+	}
+}
+
+// TestRestartAwaitsWhoPolledBefore: a poller that a new gate has not seen yet may
+// still send work.
+func TestRestartAwaitsWhoPolledBefore(t *testing.T) {
+	var o gate.Options
+	g, p := alone(t, nil, func(opts *gate.Options, _ *gate.Config) { o = *opts })
+	r := snapshot(t, p)
+	for _, from := range []string{"10.0.0.1", "10.0.0.2"} {
+		poll(g, from)
+	}
+	if err := p.BeginDrain(t.Context(), r, 0); err != nil {
+		t.Fatal(err)
+	}
+	again, err := gate.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll(again, "10.0.0.1")
+	st, err := again.Status(t.Context())
+	if err != nil || !st.Drained || st.Refused.Done || !strings.Contains(st.Refused.Text, "10.0.0.2 polled before") {
+		t.Errorf("got %+v, %v", st, err)
 	}
 }
 
@@ -378,7 +395,10 @@ func TestPassingFault(t *testing.T) {
 }
 
 func TestNobodyPolls(t *testing.T) {
-	g, p := alone(t, nil, func(o *gate.Options, _ *gate.Config) { o.Check.Timeout, o.AppTimeout = 0, time.Second })
+	g, p := alone(t, nil, func(o *gate.Options, _ *gate.Config) {
+		o.Check.Timeout, o.AppTimeout = 0, time.Second
+		o.Check.Interval = 300 * time.Millisecond
+	})
 	if err := p.Preflight(t.Context()); err == nil || lbclient.ClassOf(err) != lbclient.ClassTransient {
 		t.Errorf("just started: Preflight gives %v", err)
 	}
@@ -465,78 +485,5 @@ func TestAnotherFile(t *testing.T) {
 	_, p := alone(t, nil, func(_ *gate.Options, c *gate.Config) { c.File += ".other" })
 	if err := p.Preflight(t.Context()); err == nil || lbclient.ClassOf(err) != lbclient.ClassInvalid {
 		t.Errorf("Preflight gives %v", err)
-	}
-}
-
-func TestRemote(t *testing.T) {
-	for _, bad := range []string{"", "10.0.0.1:9101", "unix:///run/gate", "http://user:pass@10.0.0.1/ready/status"} {
-		if _, err := gate.Remote(bad); err == nil || lbclient.ClassOf(err) != lbclient.ClassInvalid {
-			t.Errorf("%q: got error %v", bad, err)
-		}
-	}
-	for what, answer := range map[string]http.HandlerFunc{
-		"a failure":      func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) },
-		"a redirect":     func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/else", http.StatusFound) },
-		"a page":         func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) },
-		"something else": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"status":"ok"}`)) },
-		"an endless one": func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = w.Write([]byte(`{"server":"w1","epoch":"` + strings.Repeat("x", 1<<20) + `"}`))
-		},
-	} {
-		s := httptest.NewServer(answer)
-		v, err := gate.Remote(s.URL + "/ready/status")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if st, err := v.Status(t.Context()); err == nil {
-			t.Errorf("%s gives %+v", what, st)
-		}
-		s.Close()
-	}
-}
-
-func TestBadConfig(t *testing.T) {
-	good := gate.Options{Server: "w1", File: "/var/lib/x.json", App: func(context.Context) error { return nil }, Check: check}
-	if _, err := gate.Open(good); err != nil {
-		t.Fatal(err)
-	}
-	for what, f := range map[string]func(*gate.Options){
-		"no server":                    func(o *gate.Options) { o.Server = "" },
-		"a relative file":              func(o *gate.Options) { o.File = "x.json" },
-		"one file for both":            func(o *gate.Options) { o.HoldFile = o.File },
-		"a strange path":               func(o *gate.Options) { o.Path = "ready" },
-		"the root as path":             func(o *gate.Options) { o.Path = "/" },
-		"a friendly refusal":           func(o *gate.Options) { o.Refusal = 200 },
-		"no app":                       func(o *gate.Options) { o.App = nil },
-		"no check":                     func(o *gate.Options) { o.Check = lbclient.Timing{} },
-		"an app slower than the check": func(o *gate.Options) { o.AppTimeout = check.Timeout },
-		"no address range":             func(o *gate.Options) { o.Pollers = []netip.Prefix{{}} },
-		"too many pollers":             func(o *gate.Options) { o.MinPollers = 1000 },
-		"negative pollers":             func(o *gate.Options) { o.MinPollers = -1 },
-	} {
-		o := good
-		f(&o)
-		if _, err := gate.Open(o); err == nil || lbclient.ClassOf(err) != lbclient.ClassInvalid {
-			t.Errorf("%s: got error %v", what, err)
-		}
-	}
-	g, err := gate.Open(good)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fine := gate.Config{Name: "front", Server: "w1", File: good.File, Gate: g}
-	for what, f := range map[string]func(*gate.Config){
-		"no name":           func(c *gate.Config) { c.Name = "" },
-		"no server":         func(c *gate.Config) { c.Server = "" },
-		"a relative file":   func(c *gate.Config) { c.File = "x" },
-		"no gate":           func(c *gate.Config) { c.Gate = nil },
-		"its own peer":      func(c *gate.Config) { c.Peers = map[string]gate.Viewer{"w1": g} },
-		"a peer without it": func(c *gate.Config) { c.Peers = map[string]gate.Viewer{"w2": nil} },
-	} {
-		c := fine
-		f(&c)
-		if _, err := gate.New(c); err == nil || lbclient.ClassOf(err) != lbclient.ClassInvalid {
-			t.Errorf("%s: got error %v", what, err)
-		}
 	}
 }
