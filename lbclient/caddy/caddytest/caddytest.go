@@ -141,7 +141,7 @@ func free() (string, error) {
 
 func (p *Process) configure(o Options) error {
 	var err error
-	listen := ""
+	var listen string
 	if p.unix {
 		p.admin = filepath.Join(p.dir, "admin.sock")
 		listen = "unix/" + p.admin

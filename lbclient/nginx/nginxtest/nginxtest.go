@@ -209,11 +209,14 @@ func (p *Process) Reload() error {
 	return nil
 }
 
-// Config is nginx.conf, Upstreams the file that it includes with all upstreams,
-// and PIDFile the master's pid file.
-func (p *Process) Config() string    { return filepath.Join(p.dir, "nginx.conf") }
+// Config is nginx.conf.
+func (p *Process) Config() string { return filepath.Join(p.dir, "nginx.conf") }
+
+// Upstreams is the file with all upstreams, which nginx.conf includes.
 func (p *Process) Upstreams() string { return filepath.Join(p.dir, "upstreams.conf") }
-func (p *Process) PIDFile() string   { return filepath.Join(p.dir, "nginx.pid") }
+
+// PIDFile is the master's pid file.
+func (p *Process) PIDFile() string { return filepath.Join(p.dir, "nginx.pid") }
 
 // PID is the master's.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
