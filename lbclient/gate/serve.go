@@ -70,7 +70,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	if err != nil {
 		err = errors.Join(err, s.Close())
 	}
-	<-served
+	_ = <-served // that it was shut down
 	if err != nil {
 		return fmt.Errorf("cannot stop the gate on %s in %s: %w", l.Addr(), stopTimeout, err)
 	}

@@ -89,10 +89,11 @@ func New(cfg Config) *Trigger {
 // ctx ends.
 func (t *Trigger) Run(ctx context.Context) error {
 	pending, err := t.cfg.Store.Pending(ctx)
-	if ctx.Err() != nil {
-		return nil // stopped before it began; they stay recorded
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil: //nolint:nilerr // stopped before it began; they stay recorded
+		return nil
+	default:
 		return fmt.Errorf("cannot read the deliveries that were not finished: %w", err)
 	}
 	for _, d := range pending {
