@@ -51,12 +51,12 @@ func (p *app) checkBalancer(o *observer) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	before := o.report.Refused
+	before, first := o.report.Refused, o.report.Checked.IsZero()
 	o.report.Checked, o.report.Refused = now(), failure(err)
 	if timing != nil {
 		o.report.Timing = timing
 	}
-	if after := o.report.Refused; (after == nil) != (before == nil) || after != nil && *after != *before {
+	if after := o.report.Refused; first || (after == nil) != (before == nil) || after != nil && *after != *before {
 		p.a.notify()
 	}
 }
