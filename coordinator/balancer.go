@@ -7,7 +7,12 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/broker"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/caddy"
+	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean"
+	"github.com/lockstep-deploy/lockstep/lbclient/exec"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy"
+	"github.com/lockstep-deploy/lockstep/lbclient/hetzner"
+	"github.com/lockstep-deploy/lockstep/lbclient/nginx"
 )
 
 // product is what the coordinator knows of one type of balancer.
@@ -19,14 +24,62 @@ type product struct {
 	readsPerSecond float64
 }
 
+// cloudReads spares the hourly limits of clouds, 3600 calls at the strictest:
+// a fleet at rest asks far less often, and a rollout is soon over.
+const cloudReads = 2
+
 // products are the types of balancers to which the coordinator can speak.
 var products = map[string]product{
 	"haproxy": {
 		open: func(b *config.Balancer, server string) (lbclient.Provider, error) {
-			return haproxy.New(haproxy.Config{Name: b.Name, Endpoints: b.Endpoints, Backends: b.Backends, Server: server})
+			return haproxy.New(haproxy.Config{Name: b.Name, Endpoints: b.HAProxy.Endpoints, Backends: b.HAProxy.Backends, Server: server})
 		},
 		sameView: true,
 	},
+	"nginx": {open: func(b *config.Balancer, server string) (lbclient.Provider, error) {
+		n := b.Nginx
+		return nginx.New(nginx.Config{
+			Name: b.Name, Server: server, File: n.File, Upstreams: n.Upstreams, PIDFile: n.PIDFile, Test: n.Test, Reload: n.Reload,
+		})
+	}},
+	"caddy": {open: func(b *config.Balancer, server string) (lbclient.Provider, error) {
+		return caddy.New(caddy.Config{Name: b.Name, Server: server, Endpoint: b.Caddy.Endpoint, Handlers: b.Caddy.Handlers, Parked: b.Caddy.Parked})
+	}},
+	"exec": {open: func(b *config.Balancer, server string) (lbclient.Provider, error) {
+		return exec.New(exec.Config{Name: b.Name, Node: nodeOf(b, server), Server: server, Command: b.Exec.Command})
+	}},
+	"hetzner":      {open: openHetzner, readsPerSecond: cloudReads},
+	"digitalocean": {open: openDigitalOcean, readsPerSecond: cloudReads},
+}
+
+func openHetzner(b *config.Balancer, server string) (lbclient.Provider, error) {
+	h := b.Hetzner
+	c := hetzner.Config{
+		Name: b.Name, LoadBalancer: h.LoadBalancer, Token: string(h.Token.Bytes()), Endpoint: h.Endpoint,
+		Server: server, Mode: hetzner.Mode(h.Mode), IP: h.IPs[nodeOf(b, server)], Names: map[string]string{},
+	}
+	for node, ip := range h.IPs {
+		c.Names[ip] = b.Server(node)
+	}
+	return hetzner.New(c)
+}
+
+func openDigitalOcean(b *config.Balancer, server string) (lbclient.Provider, error) {
+	d := b.DigitalOcean
+	return digitalocean.New(digitalocean.Config{
+		Name: b.Name, LoadBalancer: d.LoadBalancer, Token: string(d.Token.Bytes()), Endpoint: d.Endpoint,
+		Target: server, Mode: digitalocean.Mode(d.Mode), Droplets: d.Droplets,
+	})
+}
+
+// nodeOf is the node whose target the balancer knows by the name.
+func nodeOf(b *config.Balancer, server string) string {
+	for node, s := range b.Servers {
+		if s == server {
+			return node
+		}
+	}
+	return server
 }
 
 // newBroker prepares the broker for every balancer with via: coordinator.

@@ -251,13 +251,18 @@ type HealthCheck struct {
 // Balancer is a load balancer as an agent needs to know it.
 type Balancer struct {
 	Name string `json:"name"`
-	Type string `json:"type"` // "haproxy"
+	Type string `json:"type"` // "haproxy", "nginx", "caddy", "exec", "hetzner", or "digitalocean"
 	// Via is who speaks to it: [ViaAgent] or [ViaCoordinator].
 	Via string `json:"via,omitempty"`
-	// Endpoints are the admin sockets of every instance: unix:///path or
-	// tcp://host:port. All must agree.
+	// Endpoints are the admin sockets of every instance of HAProxy: unix:///path
+	// or tcp://host:port. All must agree.
 	Endpoints []string `json:"endpoints"`
 	Backends  []string `json:"backends"`
+	// What an agent that speaks to a balancer of another type itself must know.
+	// What needs a credential is the coordinator's alone.
+	Nginx *Nginx `json:"nginx,omitempty"`
+	Caddy *Caddy `json:"caddy,omitempty"`
+	Exec  *Exec  `json:"exec,omitempty"`
 	// MinHealthy is how many other targets the balancer itself must see serving
 	// before one is drained.
 	MinHealthy int `json:"min_healthy"`
@@ -266,6 +271,27 @@ type Balancer struct {
 	DrainTimeout   Duration `json:"drain_timeout"`
 	OnDrainTimeout string   `json:"on_drain_timeout"`
 	RejoinTimeout  Duration `json:"rejoin_timeout"`
+}
+
+// Nginx is an nginx on the agent's own machine. What is empty is usual there.
+type Nginx struct {
+	File      string   `json:"file"` // with the server lines
+	Upstreams []string `json:"upstreams,omitempty"`
+	PIDFile   string   `json:"pid_file,omitempty"`
+	Test      []string `json:"test,omitempty"` // commands with their arguments
+	Reload    []string `json:"reload,omitempty"`
+}
+
+// Caddy is a Caddy whose admin API the agent can reach.
+type Caddy struct {
+	Endpoint string   `json:"endpoint"` // http://host:port or unix:///path
+	Handlers []string `json:"handlers"` // the @id of each
+	Parked   string   `json:"parked,omitempty"`
+}
+
+// Exec is a program on the agent's machine that speaks to the balancer.
+type Exec struct {
+	Command []string `json:"command"` // by its absolute path, with its arguments
 }
 
 // LogChunk is a piece of the output of one step. Chunks of one stream (node,

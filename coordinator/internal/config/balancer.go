@@ -1,78 +1,112 @@
 package config
 
-import "slices"
+import (
+	"maps"
+	"slices"
+
+	"github.com/goccy/go-yaml/ast"
+)
+
+// balancerType is how a balancer of one type is read.
+type balancerType struct {
+	keys   []string // besides those that all types have
+	server string   // what a target is called in the balancer
+	fits   func(server string) bool
+	vias   []Via // the first is the default
+	read   func(l *loader, b *Balancer, o object)
+}
+
+// commonKeys are the keys of every balancer.
+var commonKeys = []string{"type", "via", "max_unavailable", "min_healthy", "drain_timeout", "on_drain_timeout", "rejoin_timeout"}
 
 func (l *loader) readBalancer(name string, v value) {
 	if name == "none" {
 		v.fail("a balancer cannot be named none: an app without one says balancer: none")
 		return
 	}
-	o, ok := v.object("type, endpoints and backend", "type", "via", "endpoints", "backend", "backends", "max_unavailable",
-		"min_healthy", "drain_timeout", "on_drain_timeout", "rejoin_timeout", "servers")
 	b := &Balancer{Name: name}
 	// Known even when it is wrong, so that apps behind it are not called dangling.
 	l.fleet.Balancers = append(l.fleet.Balancers, b)
+	t, known := balancerTypes[v.balancerType()]
+	var keys []string // of another type, any will do
+	if known {
+		keys = slices.Concat(commonKeys, t.keys)
+	}
+	o, ok := v.object("type and what belongs to it", keys...)
 	if !ok {
 		return
 	}
 	l.balancers[b] = o
 	if v, ok := o.need("type", "haproxy"); ok {
-		b.Type, _ = v.word("haproxy")
-	}
-	b.Via = Via(o.word("via", string(ViaAgent), string(ViaCoordinator)))
-	const socket = `["unix:///run/haproxy/admin.sock"]`
-	if v, ok := o.need("endpoints", socket); ok {
-		b.Endpoints = v.list(socket, "an admin socket, unix:///path or tcp://host:port", isEndpoint)
-	}
-	one, hasOne := o.get("backend")
-	many, hasMany := o.get("backends")
-	switch {
-	case hasOne && hasMany:
-		many.fail("expected one of backend and backends; put all of them in backends")
-	case hasOne:
-		if s, ok := one.text("the name of the backend in haproxy.cfg"); ok {
-			if !isWord(s) {
-				one.fail("expected the name of a backend in haproxy.cfg, got %s", quoted(s))
-			}
-			b.Backends = []string{s}
-		}
-	case hasMany:
-		b.Backends = many.list("[web]", "the name of a backend in haproxy.cfg", isWord)
-	default:
-		one.fail("missing; write the name of the backend in haproxy.cfg, such as web")
+		b.Type, _ = v.word(slices.Sorted(maps.Keys(balancerTypes))...)
 	}
 	b.MaxUnavailable = o.count("max_unavailable", 1, 1, 1000)
 	b.MinHealthy = o.count("min_healthy", 1, 0, 1000)
 	b.DrainTimeout = o.duration("drain_timeout", 30*second, 0, day)
 	b.OnDrainTimeout = o.word("on_drain_timeout", "proceed", "abort")
 	b.RejoinTimeout = o.duration("rejoin_timeout", 60*second, second, day)
-	l.readServers(b, o)
+	if !known {
+		return
+	}
+	b.Via = t.vias[0]
+	if v, ok := o.get("via"); ok {
+		both := []string{string(ViaAgent), string(ViaCoordinator)}
+		if s, ok := v.word(both...); ok {
+			if b.Via = Via(s); !slices.Contains(t.vias, b.Via) {
+				v.fail("only the coordinator has its token, so that no node can change it; write coordinator, or leave it out")
+			}
+		}
+	}
+	t.read(l, b, o)
+	l.readServers(b, t, o)
 }
 
-func (l *loader) readServers(b *Balancer, o object) {
+// balancerType is the word at the key type, "" when there is none.
+func (v value) balancerType() string {
+	m, ok := v.node.(*ast.MappingNode)
+	if !ok {
+		return ""
+	}
+	for _, pair := range m.Values {
+		if name, _ := keyName(pair.Key); name == "type" {
+			if s, ok := pair.Value.(*ast.StringNode); ok {
+				return s.Value
+			}
+			return ""
+		}
+	}
+	return ""
+}
+
+func (l *loader) readServers(b *Balancer, t balancerType, o object) {
 	v, ok := o.get("servers")
 	if !ok {
 		return
 	}
-	servers, ok := v.object("a node and its server's name in haproxy.cfg, such as {web1: srv1}")
+	b.Servers = map[string]string{}
+	l.byNode(v, "a node and "+t.server, func(node string, v value) {
+		s, ok := v.text(t.server)
+		if !ok {
+			return
+		}
+		if !t.fits(s) {
+			v.fail("expected %s, got %s", t.server, quoted(s))
+		}
+		b.Servers[node] = s
+	})
+}
+
+// byNode reads a mapping whose keys are nodes.
+func (l *loader) byNode(v value, write string, read func(node string, v value)) {
+	nodes, ok := v.object(write)
 	if !ok {
 		return
 	}
-	b.Servers = map[string]string{}
-	for _, node := range servers.keys {
-		v := servers.values[node]
+	for _, node := range nodes.keys {
 		if l.fleet.Node(node) == nil {
-			servers.places[node].fail("there is no node of this name; %s", l.nodesThereAre())
+			nodes.places[node].fail("there is no node of this name; %s", l.nodesThereAre())
 		}
-		s, ok := v.text("the name of the server in haproxy.cfg")
-		if !ok {
-			continue
-		}
-		if !isWord(s) {
-			v.fail("expected the name of a server in haproxy.cfg, got %s", quoted(s))
-			continue
-		}
-		b.Servers[node] = s
+		read(node, nodes.values[node])
 	}
 }
 
@@ -110,6 +144,7 @@ func (l *loader) checkPools() {
 			v.warn("%d others must serve before one is drained, but apps here have %d targets in all; unless the balancer has others, nothing is ever deployed", b.MinHealthy, len(nodes))
 		}
 		l.checkServers(b, nodes, o)
+		l.checkEvidence(b)
 	}
 }
 
@@ -118,10 +153,35 @@ func (l *loader) checkServers(b *Balancer, nodes []string, o object) {
 	seen := map[string]string{}
 	for _, n := range nodes {
 		s := b.Server(n)
+		if v, _ := o.get("servers"); b.Nginx != nil && b.Servers != nil && b.Servers[n] == "" {
+			v.fail("missing node %s; write its address as its server line has it, such as {%s: \"10.0.0.11:8080\"}", n, n)
+			continue
+		}
 		if other, twice := seen[s]; twice {
 			v, _ := o.get("servers")
 			v.fail("nodes %s and %s are both server %s in the balancer; give each its own", other, n, quoted(s))
 		}
 		seen[s] = n
+	}
+}
+
+// checkEvidence finds what would keep a drain from being seen to end, and
+// nginx that is likely to be on another machine.
+func (l *loader) checkEvidence(b *Balancer) {
+	nodes := map[string]bool{}
+	for _, a := range l.fleet.Apps {
+		if a.Balancer != b {
+			continue
+		}
+		for _, n := range a.Nodes {
+			nodes[n] = true
+		}
+		if v, _ := l.apps[a].get("health"); (b.Hetzner != nil || b.DigitalOcean != nil) && v.is("none") {
+			v.fail("a balancer of type %s counts no requests, so the agent watches the connections to the port that is checked; write {http: …} or {tcp: …} with the port on which the app takes work", b.Type)
+		}
+	}
+	if b.Nginx != nil && b.Via == ViaAgent && len(nodes) > 1 {
+		v, _ := l.balancers[b].get("via")
+		v.warn("each agent edits the file of nginx on its own machine, and there are %d nodes; where one nginx serves them all, run the coordinator on its machine and write via: coordinator", len(nodes))
 	}
 }

@@ -60,14 +60,72 @@ func (w *writer) balancer(b *Balancer) {
 	defer w.close()
 	w.put("type", b.Type)
 	w.put("via", string(b.Via))
-	w.put("endpoints", list(b.Endpoints, plain))
-	w.put("backends", list(b.Backends, plain))
+	w.ofType(b)
 	w.put("max_unavailable", strconv.Itoa(b.MaxUnavailable))
 	w.put("min_healthy", strconv.Itoa(b.MinHealthy))
 	w.put("drain_timeout", short(b.DrainTimeout))
 	w.put("on_drain_timeout", b.OnDrainTimeout)
 	w.put("rejoin_timeout", short(b.RejoinTimeout))
-	w.put("servers", mapping(b.Servers))
+	if b.DigitalOcean == nil {
+		w.put("servers", mapping(b.Servers))
+	}
+}
+
+// ofType writes what only balancers of b's type have.
+func (w *writer) ofType(b *Balancer) {
+	switch {
+	case b.HAProxy != nil:
+		w.put("endpoints", list(b.HAProxy.Endpoints, plain))
+		w.put("backends", list(b.HAProxy.Backends, plain))
+	case b.Nginx != nil:
+		n := b.Nginx
+		w.put("file", plain(n.File))
+		w.given("upstreams", n.Upstreams)
+		if n.PIDFile != "" {
+			w.put("pid_file", plain(n.PIDFile))
+		}
+		w.given("test", n.Test)
+		w.given("reload", n.Reload)
+	case b.Caddy != nil:
+		w.put("endpoint", plain(b.Caddy.Endpoint))
+		w.put("handlers", list(b.Caddy.Handlers, plain))
+		if b.Caddy.Parked != "" {
+			w.put("parked", plain(b.Caddy.Parked))
+		}
+	case b.Exec != nil:
+		w.put("command", list(b.Exec.Command, plain))
+	case b.Hetzner != nil:
+		w.cloud(b.Hetzner.LoadBalancer, b.Hetzner.Token, b.Hetzner.Endpoint, b.Hetzner.Mode)
+		if len(b.Hetzner.IPs) > 0 {
+			w.put("ips", mapping(b.Hetzner.IPs))
+		}
+	case b.DigitalOcean != nil:
+		d := b.DigitalOcean
+		w.cloud(d.LoadBalancer, d.Token, d.Endpoint, d.Mode)
+		if len(d.Droplets) > 0 {
+			var all []string
+			for _, n := range slices.Sorted(maps.Keys(d.Droplets)) {
+				all = append(all, plain(n)+": "+strconv.Itoa(d.Droplets[n]))
+			}
+			w.put("droplets", "{"+strings.Join(all, ", ")+"}")
+		}
+	}
+}
+
+func (w *writer) cloud(loadBalancer string, token Secret, endpoint, mode string) {
+	w.put("load_balancer", plain(loadBalancer))
+	w.put("token", token.written())
+	if endpoint != "" {
+		w.put("endpoint", plain(endpoint))
+	}
+	w.put("mode", mode)
+}
+
+// given writes a list that says something only when it is not empty.
+func (w *writer) given(key string, items []string) {
+	if len(items) > 0 {
+		w.put(key, list(items, plain))
+	}
 }
 
 func (w *writer) app(a *App) {

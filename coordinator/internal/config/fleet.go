@@ -61,17 +61,69 @@ const (
 
 // Balancer is a load balancer; the targets behind it are one pool.
 type Balancer struct {
-	Name           string
-	Type           string // "haproxy"
-	Via            Via
-	Endpoints      []string
-	Backends       []string
+	Name string
+	Type string // a key of balancerTypes: "haproxy", "nginx", …
+	Via  Via
+
+	// What only one type has; the others' are nil.
+	HAProxy      *HAProxy
+	Nginx        *Nginx
+	Caddy        *Caddy
+	Exec         *Exec
+	Hetzner      *Hetzner
+	DigitalOcean *DigitalOcean
+
 	MaxUnavailable int // targets that may be out of rotation at a time
 	MinHealthy     int // other targets that must serve before one is drained
 	DrainTimeout   time.Duration
 	OnDrainTimeout string // "proceed" or "abort"
 	RejoinTimeout  time.Duration
 	Servers        map[string]string // node to its name in the balancer, where they differ
+}
+
+// HAProxy is where HAProxy is spoken to, and about what.
+type HAProxy struct {
+	Endpoints []string // unix:///path or tcp://host:port, of every instance
+	Backends  []string
+}
+
+// Nginx is the file with nginx's upstreams, on the machine of whoever edits it.
+// What is empty is as the nginx adapter has it.
+type Nginx struct {
+	File         string
+	Upstreams    []string
+	PIDFile      string
+	Test, Reload []string // commands with their arguments
+}
+
+// Caddy is where Caddy's admin API is, and which handlers it is about.
+type Caddy struct {
+	Endpoint string   // http://host:port or unix:///path
+	Handlers []string // their @id
+	Parked   string   // the @id of the handler that only counts, or ""
+}
+
+// Exec is a program of the user's own.
+type Exec struct {
+	Command []string // by its absolute path, with its arguments
+}
+
+// Hetzner is a load balancer of Hetzner Cloud.
+type Hetzner struct {
+	LoadBalancer string // name or id
+	Token        Secret
+	Endpoint     string            // of the API; "" is Hetzner's own
+	Mode         string            // "remove"
+	IPs          map[string]string // node to its address, for targets of type ip
+}
+
+// DigitalOcean is a load balancer of DigitalOcean.
+type DigitalOcean struct {
+	LoadBalancer string // id
+	Token        Secret
+	Endpoint     string         // of the API; "" is DigitalOcean's own
+	Mode         string         // "remove"
+	Droplets     map[string]int // node to its droplet's id, where names differ
 }
 
 // Server is the name of a node's target in the balancer.

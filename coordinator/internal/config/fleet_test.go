@@ -145,3 +145,65 @@ func TestDefaultsThatDepend(t *testing.T) {
 		t.Errorf("min_healthy of a single target: %d", least.Balancers[0].MinHealthy)
 	}
 }
+
+func TestAgentsAreToldWhatTheyNeed(t *testing.T) {
+	secretsInEnv(t)
+	f, err := Load("testdata/valid.balancers.yaml")
+	must(t, err)
+	for app, want := range map[string]api.Balancer{
+		"edge":    {Type: "nginx", Nginx: &api.Nginx{File: "/etc/nginx/upstreams.conf"}},
+		"shop":    {Type: "nginx", Via: api.ViaCoordinator},
+		"own":     {Type: "exec", Exec: &api.Exec{Command: []string{"/etc/lockstep/balancer", "--name", "own one"}}},
+		"lone":    {Type: "exec", Via: api.ViaCoordinator},
+		"cloud":   {Type: "hetzner", Via: api.ViaCoordinator},
+		"ocean":   {Type: "digitalocean", Via: api.ViaCoordinator},
+		"caddy":   {Type: "caddy", Caddy: &api.Caddy{Endpoint: "unix:///run/caddy/admin.sock", Handlers: []string{"web"}}},
+		"parking": {Type: "caddy", Via: api.ViaCoordinator},
+	} {
+		a := f.App(app)
+		got := *a.Spec(f.Node("web1")).Balancer
+		want.Name, want.MinHealthy, want.DrainTimeout, want.RejoinTimeout = app, got.MinHealthy, got.DrainTimeout, got.RejoinTimeout
+		want.OnDrainTimeout = a.Balancer.OnDrainTimeout
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, expected %+v", app, got, want)
+		}
+	}
+	if got := string(f.Balancer("cloud").Hetzner.Token.Bytes()); got != "the-secret-of-CLOUD-0123456789" {
+		t.Errorf("the coordinator's token: %q", got)
+	}
+}
+
+func TestRevisionOfBalancers(t *testing.T) {
+	secretsInEnv(t)
+	for name, c := range map[string]struct {
+		app     string
+		change  func(*Balancer)
+		another bool
+	}{
+		"another file":                 {"edge", func(b *Balancer) { b.Nginx.File = "/etc/nginx/other.conf" }, true},
+		"another address":              {"edge", func(b *Balancer) { b.Servers["web1"] = "10.0.0.99:8080" }, true},
+		"another command":              {"own", func(b *Balancer) { b.Exec.Command = []string{"/bin/other"} }, true},
+		"another handler":              {"caddy", func(b *Balancer) { b.Caddy.Handlers = []string{"other"} }, true},
+		"what the coordinator does":    {"shop", func(b *Balancer) { b.Nginx.File = "/etc/nginx/other.conf" }, false},
+		"an address at the cloud":      {"private", func(b *Balancer) { b.Hetzner.IPs["web1"] = "10.0.0.99" }, false},
+		"another name at the cloud":    {"cloud", func(b *Balancer) { b.Servers["web1"] = "other" }, true},
+		"from coordinator to an agent": {"shop", func(b *Balancer) { b.Via = ViaAgent }, true},
+	} {
+		f, err := Load("testdata/valid.balancers.yaml")
+		must(t, err)
+		before := f.Revision(f.App(c.app))
+		c.change(f.App(c.app).Balancer)
+		if got := f.Revision(f.App(c.app)) != before; got != c.another {
+			t.Errorf("%s: another revision is %v, expected %v", name, got, c.another)
+		}
+	}
+}
+
+func TestNginxElsewhereIsWarnedOf(t *testing.T) {
+	secretsInEnv(t)
+	f, err := Load("testdata/valid.balancers.yaml")
+	must(t, err)
+	if len(f.Warnings) != 1 || f.Warnings[0].Path != "balancers.edge.via" {
+		t.Errorf("got %v, expected one, of the agents that edit nginx", f.Warnings)
+	}
+}

@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // secretsInEnv sets the variables that the files in testdata name.
 func secretsInEnv(t testing.TB) {
-	for _, name := range []string{"ADMIN", "WEBHOOK", "WEBHOOK_OLD", "WEB1", "WEB2", "WEB3"} {
+	for _, name := range []string{"ADMIN", "WEBHOOK", "WEBHOOK_OLD", "WEB1", "WEB2", "WEB3", "CLOUD"} {
 		t.Setenv("TEST_"+name, "the-secret-of-"+name+"-0123456789")
 	}
 	t.Setenv("TEST_EMPTY", "")

@@ -19,19 +19,39 @@ func (a *App) Spec(n *Node) api.Spec {
 	s.Health.HTTP = withAddress(s.Health.HTTP, n.Address)
 	s.Health.TCP = withAddress(s.Health.TCP, n.Address)
 	if b := a.Balancer; b != nil {
-		s.Balancer = &api.Balancer{
-			Name:           b.Name,
-			Type:           b.Type,
-			Endpoints:      b.Endpoints,
-			Backends:       b.Backends,
-			MinHealthy:     b.MinHealthy,
-			DrainTimeout:   api.Duration(b.DrainTimeout),
-			OnDrainTimeout: b.OnDrainTimeout,
-			RejoinTimeout:  api.Duration(b.RejoinTimeout),
-		}
-		if b.Via == ViaCoordinator {
-			s.Balancer.Via = api.ViaCoordinator
-		}
+		s.Balancer = b.spec()
+	}
+	return s
+}
+
+// spec is what agents are told. How to speak to a balancer is told to those who
+// do; HAProxy's place always was.
+func (b *Balancer) spec() *api.Balancer {
+	s := &api.Balancer{
+		Name:           b.Name,
+		Type:           b.Type,
+		MinHealthy:     b.MinHealthy,
+		DrainTimeout:   api.Duration(b.DrainTimeout),
+		OnDrainTimeout: b.OnDrainTimeout,
+		RejoinTimeout:  api.Duration(b.RejoinTimeout),
+	}
+	if h := b.HAProxy; h != nil {
+		s.Endpoints, s.Backends = h.Endpoints, h.Backends
+	}
+	if b.Via == ViaCoordinator {
+		s.Via = api.ViaCoordinator
+		return s
+	}
+	switch {
+	case b.Nginx != nil:
+		n := api.Nginx(*b.Nginx)
+		s.Nginx = &n
+	case b.Caddy != nil:
+		c := api.Caddy(*b.Caddy)
+		s.Caddy = &c
+	case b.Exec != nil:
+		e := api.Exec(*b.Exec)
+		s.Exec = &e
 	}
 	return s
 }

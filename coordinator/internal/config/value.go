@@ -53,7 +53,8 @@ func (v value) hidden() bool {
 			return true
 		}
 	}
-	return false
+	parts := strings.SplitN(v.path, ".", 4)
+	return len(parts) > 2 && parts[0] == "balancers" && strings.HasPrefix(parts[2], "token")
 }
 
 // what describes the value for "got …".
