@@ -184,7 +184,7 @@ func (s *session) fetch(st *filesystem.Storage, a ask, say *lines) error {
 	}
 	resp, err := s.UploadPack(s.ctx, req)
 	if err != nil {
-		return s.refusal(classify(err))
+		return s.refusal(a, classify(err))
 	}
 	pack := &counted{r: resp, cancel: s.cancel}
 	if len(a.haves) > 0 {
@@ -264,14 +264,19 @@ func (s *session) request(a ask, say *lines) (*packp.UploadPackRequest, sideband
 
 // refusal tells a commit that the remote lacks from one that it only does not hand
 // out by SHA. The text is the protocol's (git's upload-pack.c); there is no code.
-func (s *session) refusal(err error) error {
-	if !strings.Contains(err.Error(), "not our ref") {
-		return err
-	}
-	if s.refs.Capabilities.Supports(capability.AllowReachableSHA1InWant) {
+func (s *session) refusal(a ask, err error) error {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "not our ref") && s.refs.Capabilities.Supports(capability.AllowReachableSHA1InWant):
 		return fmt.Errorf("%w: %w", ErrUnknownCommit, err)
+	case strings.Contains(text, "not our ref"):
+		return fmt.Errorf("%w: %w", errRefused, err)
+	case strings.Contains(text, "broken pipe") && a.depth == 1:
+		// It may have said so and gone before it had read the whole request. If it
+		// is gone altogether, the next way of asking will tell.
+		return fmt.Errorf("%w: %s", errRefused, text)
 	}
-	return fmt.Errorf("%w: %w", errRefused, err)
+	return err
 }
 
 // receive stores the objects of a pack. A thin one, which lacks the objects that
