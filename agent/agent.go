@@ -174,16 +174,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	work, breakOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer breakOff()
 	a.stop, a.work = ctx, work
-	stopping := context.AfterFunc(ctx, func() {
-		timer := time.NewTimer(stopGrace)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			breakOff()
-		case <-work.Done():
-		}
-	})
-	defer stopping()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, breakOff) })()
 	a.deps.Log.Info("agent started", "node", a.cfg.Name, "version", a.deps.Version, "coordinator", a.cfg.Coordinator, "epoch", a.identity.Epoch)
 
 	a.mu.Lock()

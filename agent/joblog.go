@@ -70,10 +70,7 @@ func (s *stream) Write(b []byte) (int, error) {
 		s.gone += len(b)
 		return len(b), nil
 	}
-	if s.gone > 0 {
-		fmt.Fprintf(&s.buf, "\n[%d bytes of output are missing here: the coordinator did not take them in time]\n", s.gone)
-		s.gone = 0
-	}
+	s.tellGone()
 	s.buf.Write(b)
 	for s.buf.Len() >= logChunk {
 		s.cut(logChunk)
@@ -81,11 +78,23 @@ func (s *stream) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// close hands over what is left.
+// tellGone puts a line where output was left out. The caller holds the lock.
+func (s *stream) tellGone() {
+	if s.gone > 0 {
+		fmt.Fprintf(&s.buf, "\n[%d bytes of output are missing here: the coordinator did not take them in time]\n", s.gone)
+		s.gone = 0
+	}
+}
+
+// close hands over what is left. It may be called again.
 func (s *stream) close() {
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
+	if s.closed {
+		return
+	}
 	s.closed = true
+	s.tellGone()
 	for s.buf.Len() > 0 {
 		s.cut(logChunk)
 	}
@@ -130,12 +139,7 @@ func (l *logs) run(ctx context.Context) {
 			done, err := l.upload(ctx)
 			if err != nil {
 				l.log.Debug("cannot hand in step output; trying again", "error", err)
-				timer := time.NewTimer(jitter(backoff))
-				select {
-				case <-timer.C:
-				case <-ctx.Done():
-				}
-				timer.Stop()
+				rest(ctx, jitter(backoff))
 				backoff = min(backoff*2, backoffMax)
 				continue
 			}

@@ -42,7 +42,7 @@ func (p *app) prepareLoop() {
 	for p.a.stop.Err() == nil {
 		if err := p.prepareNext(); err != nil {
 			p.log.Error("cannot prepare a release; trying again", "error", err)
-			p.a.rest(time.Second)
+			rest(p.a.stop, time.Second)
 			continue
 		}
 		select {
@@ -213,7 +213,7 @@ func (p *app) fetch(ctx context.Context, url string, r api.Release, out io.Write
 				break
 			}
 			fmt.Fprintf(out, "%v; trying again in %s\n", err, wait)
-			p.a.rest(wait)
+			rest(ctx, wait)
 			wait *= 2
 		}
 		if err != nil {

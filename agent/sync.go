@@ -55,7 +55,7 @@ func (a *Agent) sync() {
 				a.deps.Log.Warn("cannot sync with the coordinator; work goes on without it", "error", err)
 				lastError = text
 			}
-			a.rest(jitter(backoff))
+			rest(a.stop, jitter(backoff))
 			backoff = min(backoff*2, backoffMax)
 			push = true
 			continue
@@ -68,7 +68,7 @@ func (a *Agent) sync() {
 		// One that answers at once, with nothing new, does not hold or repeats
 		// what is not accepted: then not more often than this.
 		if !push && !brought && time.Since(begun) < backoffMin {
-			a.rest(backoffMin - time.Since(begun))
+			rest(a.stop, backoffMin-time.Since(begun))
 		}
 		push = false
 	}
@@ -107,13 +107,13 @@ func (a *Agent) call(rq api.SyncRequest) (resp api.SyncResponse, err error, inte
 	return resp, err, interrupted
 }
 
-// rest waits for d, or until the agent is stopping.
-func (a *Agent) rest(d time.Duration) {
+// rest waits for d, or until ctx is done.
+func rest(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-a.stop.Done():
+	case <-ctx.Done():
 	}
 }
 

@@ -26,7 +26,7 @@ func (p *app) activateLoop() {
 		}
 		if err != nil {
 			p.log.Error("cannot work on a turn; trying again", "error", err)
-			p.a.rest(time.Second)
+			rest(p.a.stop, time.Second)
 			continue
 		}
 		if worked {

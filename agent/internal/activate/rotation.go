@@ -95,8 +95,8 @@ func (a *activation) drain() error {
 			return err
 		}
 	}
-	lb := a.balancer()
-	deadline := time.Now().Add(orElse(lb.DrainTimeout.D(), 30*time.Second))
+	within := orElse(a.balancer().DrainTimeout.D(), 30*time.Second)
+	deadline := time.Now().Add(within)
 	p := quick(time.Second)
 	giveUp := deadline.Add(retryTimeout)
 	var failing time.Time // since when looks fail, or the drain is forgotten
@@ -149,7 +149,7 @@ func (a *activation) drain() error {
 			idle = 0
 			a.show(st.Evidence)
 			if !time.Now().Before(deadline) {
-				return a.drainTimedOut(st)
+				return a.drainTimedOut(st, within)
 			}
 			wait = min(wait, time.Until(deadline))
 		}
@@ -160,20 +160,19 @@ func (a *activation) drain() error {
 }
 
 // drainTimedOut decides what becomes of work that does not end.
-func (a *activation) drainTimedOut(st lbclient.DrainStatus) error {
-	lb := a.balancer()
+func (a *activation) drainTimedOut(st lbclient.DrainStatus, within time.Duration) error {
 	if st.Stage == lbclient.DrainAccepted {
 		return fault.Errorf(api.ReasonBalancerFailed,
-			"cannot drain %s: after %s the balancer still sends it new work: %s", a.t.Restore.Target, lb.DrainTimeout, st.Evidence)
+			"cannot drain %s: after %s the balancer still sends it new work: %s", a.t.Restore.Target, within, st.Evidence)
 	}
 	// Going back cannot be given up for the sake of one slow request.
-	if lb.OnDrainTimeout == "proceed" || a.t.Undo != nil {
-		a.Log.Warn("the drain ran out of time; going on", "timeout", lb.DrainTimeout.D(), "evidence", st.Evidence)
+	if a.balancer().OnDrainTimeout == "proceed" || a.t.Undo != nil {
+		a.Log.Warn("the drain ran out of time; going on", "timeout", within, "evidence", st.Evidence)
 		a.proceed = true
 		return nil
 	}
 	return fault.Errorf(api.ReasonBalancerFailed,
-		"cannot drain %s: work was still in flight after %s (on_drain_timeout: abort): %s", a.t.Restore.Target, lb.DrainTimeout, st.Evidence)
+		"cannot drain %s: work was still in flight after %s (on_drain_timeout: abort): %s", a.t.Restore.Target, within, st.Evidence)
 }
 
 // holdDrain makes sure that the target is still out, immediately before the

@@ -156,7 +156,8 @@ func (a *activation) restart() error {
 	}
 	a.showHealth(api.HealthUnknown)
 	a.showProved("")
-	ctx, cancel := context.WithTimeout(a.Work, orElse(a.t.Spec.RestartTimeout.D(), 90*time.Second))
+	within := orElse(a.t.Spec.RestartTimeout.D(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(a.Work, within)
 	defer cancel()
 	st, err := a.Units.Restart(ctx, a.t.Spec.Unit)
 	switch {
@@ -167,7 +168,7 @@ func (a *activation) restart() error {
 		return ErrStopped
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return fault.Errorf(api.ReasonStartFailed, "cannot restart %s: it did not start within %s (restart_timeout): %w",
-			a.t.Spec.Unit, a.t.Spec.RestartTimeout, err)
+			a.t.Spec.Unit, within, err)
 	}
 	return err
 }

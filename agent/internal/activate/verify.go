@@ -90,7 +90,8 @@ func (a *activation) crashed(st, first unit.Status) error {
 // checks, out of rotation.
 func (a *activation) verify() error {
 	h := a.t.Spec.Health
-	deadline := time.Now().Add(orElse(h.Deadline.D(), 60*time.Second))
+	within := orElse(h.Deadline.D(), 60*time.Second)
+	deadline := time.Now().Add(within)
 	first, err := a.status()
 	if err != nil {
 		return err
@@ -127,7 +128,7 @@ func (a *activation) verify() error {
 		}
 		if !time.Now().Before(deadline) {
 			a.showHealth(api.Unhealthy)
-			return a.unhealthy(h, st, passes, need, last)
+			return a.unhealthy(within, st, passes, need, last)
 		}
 		a.show(fmt.Sprintf("%d of %d passes: %s", passes, need, last.Text))
 		wait := poll.next()
@@ -167,12 +168,12 @@ func (a *activation) verify() error {
 	return nil
 }
 
-func (a *activation) unhealthy(h api.HealthCheck, st unit.Status, passes, need int, last health.Probe) error {
+func (a *activation) unhealthy(within time.Duration, st unit.Status, passes, need int, last health.Probe) error {
 	if st.ActiveState != "active" {
-		return fault.Errorf(api.ReasonStartFailed, "%s is still %s after %s", a.t.Spec.Unit, st.ActiveState, h.Deadline)
+		return fault.Errorf(api.ReasonStartFailed, "%s is still %s after %s", a.t.Spec.Unit, st.ActiveState, within)
 	}
 	return fault.Errorf(api.ReasonUnhealthy, "release %s is not healthy after %s: last probe %s, %d of %d passes",
-		a.wants(), h.Deadline, last.Text, passes, need)
+		a.wants(), within, last.Text, passes, need)
 }
 
 // soak watches the target in rotation for a while.
@@ -231,13 +232,13 @@ func (a *activation) soak() error {
 		if left < -retryTimeout {
 			return soakFailed(fmt.Errorf("at the end of the soak it was not seen healthy and in rotation at once for %s", retryTimeout))
 		}
+		wait := interval
 		if left > 0 {
-			interval = min(interval, left)
+			wait = min(wait, left)
 		}
-		if err := a.pause(interval); err != nil {
+		if err := a.pause(wait); err != nil {
 			return err
 		}
-		interval = orElse(h.Interval.D(), time.Second)
 		if st, err = a.status(); err != nil {
 			return err
 		}
