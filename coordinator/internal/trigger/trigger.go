@@ -91,8 +91,8 @@ func (t *Trigger) Run(ctx context.Context) error {
 	pending, err := t.cfg.Store.Pending(ctx)
 	switch {
 	case err == nil:
-	case ctx.Err() != nil: //nolint:nilerr // stopped before it began; they stay recorded
-		return nil
+	case ctx.Err() != nil:
+		return nil //nolint:nilerr // stopped before it began; they stay recorded
 	default:
 		return fmt.Errorf("cannot read the deliveries that were not finished: %w", err)
 	}
