@@ -31,11 +31,16 @@ demo: packages build
 	$(BUILD)/demo $(if $(KEEP),-keep) $(if $(KILL),-kill $(KILL))
 
 .PHONY: test
-test: packages lint race mutate end-to-end
+test: packages lint race seeds mutate end-to-end
 
 .PHONY: race
 race:
 	go test -race -timeout 9m ./...
+
+# The simulator, without the race detector that makes it ten times slower.
+.PHONY: seeds
+seeds:
+	go test ./coordinator/rollout/sim -run TestSeeds -v -sim.seeds=2000 | tail -n 5
 
 # The demonstration: as it is, with a daemon killed in mid-rollout, and with
 # HAProxy spoken to by the coordinator only.
