@@ -160,6 +160,9 @@ func rejoinWaits(t *testing.T, h Harness) {
 	s.drain(r, 1)
 	s.w.SetHealthy(s.target, false)
 	eventually(t, "the target gets no work for two reasons", func() bool { return s.rejoinFails(r) })
+	// Of several balancers the first to notice makes the verdict; each stops
+	// sending work when it notices itself, and does not begin again.
+	eventually(t, "no balancer sends it work", func() bool { return s.visits()[s.target] == 0 })
 	if v := s.visits(); v[s.target] > 0 {
 		t.Errorf("a rejoined target that fails its check got requests: %v", v)
 	}
