@@ -50,9 +50,9 @@ type Deps struct {
 	Units activate.Units
 	// Broker carries out operations on balancers that the coordinator speaks to.
 	Broker Broker
-	// Balancer makes the provider for a target of any other; nil stands for
+	// Balancer makes the provider for a node's target of any other; nil stands for
 	// [NewBalancer].
-	Balancer func(b api.Balancer, server string) (lbclient.Provider, error)
+	Balancer func(b api.Balancer, node, server string) (lbclient.Provider, error)
 	Version  string
 	Log      *slog.Logger
 }

@@ -2,19 +2,35 @@ package agent
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
+	"github.com/lockstep-deploy/lockstep/agent/internal/health"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/caddy"
+	"github.com/lockstep-deploy/lockstep/lbclient/exec"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy"
+	"github.com/lockstep-deploy/lockstep/lbclient/nginx"
+	"github.com/lockstep-deploy/lockstep/lbclient/quiesce"
 )
 
-// NewBalancer makes the provider for one target of a balancer that this agent
-// speaks to itself, by its type. It is the one place that knows every product.
-func NewBalancer(b api.Balancer, server string) (lbclient.Provider, error) {
-	switch b.Type {
-	case "haproxy":
+// NewBalancer makes the provider for a node's target of a balancer that this
+// agent speaks to itself, by its type. It is the one place that knows every
+// product.
+func NewBalancer(b api.Balancer, node, server string) (lbclient.Provider, error) {
+	switch {
+	case b.Type == "haproxy":
 		return haproxy.New(haproxy.Config{Name: b.Name, Endpoints: b.Endpoints, Backends: b.Backends, Server: server})
+	case b.Type == "nginx" && b.Nginx != nil:
+		n := b.Nginx
+		return nginx.New(nginx.Config{
+			Name: b.Name, Server: server, File: n.File, Upstreams: n.Upstreams, PIDFile: n.PIDFile, Test: n.Test, Reload: n.Reload,
+		})
+	case b.Type == "caddy" && b.Caddy != nil:
+		return caddy.New(caddy.Config{Name: b.Name, Server: server, Endpoint: b.Caddy.Endpoint, Handlers: b.Caddy.Handlers, Parked: b.Caddy.Parked})
+	case b.Type == "exec" && b.Exec != nil:
+		return exec.New(exec.Config{Name: b.Name, Node: node, Server: server, Command: b.Exec.Command})
 	}
 	return nil, &lbclient.Error{
 		Class: lbclient.ClassUnsupported, Op: "use balancer " + b.Name,
@@ -24,11 +40,15 @@ func NewBalancer(b api.Balancer, server string) (lbclient.Provider, error) {
 
 // provider makes the provider for one of the app's targets; one that cannot be
 // made fails at every use, which ends a turn with the reason.
-func (p *app) provider(b *api.Balancer, target, server string) lbclient.Provider {
+func (p *app) provider(spec api.Spec, target, server string) lbclient.Provider {
+	b := spec.Balancer
 	if b == nil {
 		return activate.NoBalancer(server)
 	}
 	lb, err := p.open(*b, target, server)
+	if err == nil {
+		lb, err = watched(lb, *b, health.FromAPI(spec.Health))
+	}
 	if err != nil {
 		return activate.Broken(err)
 	}
@@ -38,7 +58,7 @@ func (p *app) provider(b *api.Balancer, target, server string) lbclient.Provider
 func (p *app) open(b api.Balancer, target, server string) (lbclient.Provider, error) {
 	switch {
 	case b.Via == api.ViaAgent:
-		return p.a.deps.Balancer(b, server)
+		return p.a.deps.Balancer(b, p.name, server)
 	case b.Via == api.ViaCoordinator && p.a.deps.Broker != nil:
 		return NewBrokered(p.a.deps.Broker, b.Name, p.a.cfg.Name, p.name, target), nil
 	}
@@ -46,4 +66,28 @@ func (p *app) open(b api.Balancer, target, server string) (lbclient.Provider, er
 		Class: lbclient.ClassUnsupported, Op: "use balancer " + b.Name,
 		Text: fmt.Sprintf("this agent cannot speak to it via %q; update deploy-agent", b.Via),
 	}
+}
+
+// quietWindow is how long a target must have been silent to be idle.
+const quietWindow = 3 * time.Second
+
+// watched adds what the kernel knows of connections to the target to a balancer
+// that does not know what is in flight. The port is that of the health check.
+// Nginx needs no help: its drain is idle when every process that could still
+// send work has ended.
+func watched(lb lbclient.Provider, b api.Balancer, check health.Check) (lbclient.Provider, error) {
+	switch b.Type {
+	case "caddy", "exec", "hetzner", "digitalocean":
+	default:
+		return lb, nil
+	}
+	port := check.Port()
+	if port == 0 || lbclient.CapsOf(lb).InFlight {
+		return lb, nil
+	}
+	return quiesce.Wrap(lb, quiesce.Config{
+		Ports: []uint16{port}, Quiet: quietWindow, Own: health.Own,
+		// Nobody knows where the balancer behind a program checks.
+		ChecksOnPort: b.Type == "exec",
+	})
 }

@@ -43,7 +43,7 @@ func (crowd) Close() error { return nil }
 func TestBalancerIsReported(t *testing.T) {
 	t.Parallel()
 	s := newSmall(t)
-	s.deps.Balancer = func(b api.Balancer, _ string) (lbclient.Provider, error) { return crowd{name: b.Name}, nil }
+	s.deps.Balancer = func(b api.Balancer, _, _ string) (lbclient.Provider, error) { return crowd{name: b.Name}, nil }
 	use := func(b *api.Balancer) {
 		s.c.set(hello, func(a *api.Assignment) { a.Spec.Balancer = b })
 	}

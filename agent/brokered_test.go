@@ -128,7 +128,7 @@ func TestATurnThroughTheCoordinator(t *testing.T) {
 	n := newNode(t, own, units)
 	units.apps = n.cfg.Apps
 	n.deps.Broker = own
-	n.deps.Balancer = func(b api.Balancer, _ string) (lbclient.Provider, error) {
+	n.deps.Balancer = func(b api.Balancer, _, _ string) (lbclient.Provider, error) {
 		t.Errorf("the agent speaks to %s itself", b.Name)
 		return nil, errors.New("it must not")
 	}

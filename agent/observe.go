@@ -110,7 +110,7 @@ func (p *app) observer(d *journal.Doc, g api.Goal) *observer {
 	if o != nil && reflect.DeepEqual(o.spec, spec) && o.server == server {
 		return o
 	}
-	n := &observer{spec: spec, server: server, lb: p.provider(spec.Balancer, g.Target, server), check: health.FromAPI(spec.Health)}
+	n := &observer{spec: spec, server: server, lb: p.provider(spec, g.Target, server), check: health.FromAPI(spec.Health)}
 	n.verdict = n.check.NewVerdict()
 	if o != nil {
 		if reflect.DeepEqual(o.spec.Health, spec.Health) {

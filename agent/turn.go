@@ -93,7 +93,7 @@ func (p *app) work(target string, t journal.Turn, held *journal.Held, how func(a
 	p.mu.Unlock()
 	p.a.notify()
 
-	lb := p.provider(t.Spec.Balancer, target, t.Server)
+	lb := p.provider(t.Spec, target, t.Server)
 	defer func() {
 		if err := lb.Close(); err != nil {
 			log.Warn("cannot close the connection to the balancer", "error", err)

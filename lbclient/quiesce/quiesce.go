@@ -26,6 +26,10 @@ type Config struct {
 	// Ignore are peers whose connections are no traffic: the node itself, where
 	// its health checks come from, or a scraper of metrics.
 	Ignore []netip.Prefix
+	// Own tells whether a peer is a connection that this process opened itself,
+	// such as a health check, and so is no traffic; nil means that there are none.
+	// Unlike Ignore it lets through whoever else is on this machine.
+	Own func(peer netip.AddrPort) bool
 	// AnswerWithin is how long a peer that spoke last is taken to wait for an
 	// answer; 0 means for ever. It is for protocols in which the peer has the
 	// last word.

@@ -260,3 +260,19 @@ func TestAbilitiesShowThrough(t *testing.T) {
 		}
 	}
 }
+
+func TestOwnConnectionsAreNoTraffic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		own := netip.MustParseAddrPort("127.0.0.1:4001")
+		p, list := wrapped(t, held(), Config{Own: func(peer netip.AddrPort) bool { return peer == own }})
+		*list = []socket{quiet(1, "127.0.0.1:4000")}
+		look(t, p, lbclient.DrainBusy, 0)
+		time.Sleep(DefaultQuiet)
+		check := quiet(2, own.String())
+		check.received = 0
+		*list = append(*list, check)
+		look(t, p, lbclient.DrainIdle, 0)
+		*list = append(*list, quiet(3, "127.0.0.1:4002"))
+		look(t, p, lbclient.DrainAccepted, 0)
+	})
+}

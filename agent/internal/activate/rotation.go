@@ -298,7 +298,23 @@ func (a *activation) takeSnapshot() error {
 // samePlace tells whether two settings speak of the same members.
 func samePlace(a, b api.Balancer) bool {
 	return a.Name == b.Name && a.Type == b.Type &&
-		reflect.DeepEqual(a.Endpoints, b.Endpoints) && reflect.DeepEqual(a.Backends, b.Backends)
+		reflect.DeepEqual(a.Endpoints, b.Endpoints) && reflect.DeepEqual(a.Backends, b.Backends) &&
+		reflect.DeepEqual(nginxPlace(a.Nginx), nginxPlace(b.Nginx)) && reflect.DeepEqual(caddyPlace(a.Caddy), caddyPlace(b.Caddy))
+}
+
+// nginxPlace leaves out how it is reloaded, which may be mended meanwhile.
+func nginxPlace(n *api.Nginx) api.Nginx {
+	if n == nil {
+		return api.Nginx{}
+	}
+	return api.Nginx{File: n.File, Upstreams: n.Upstreams}
+}
+
+func caddyPlace(c *api.Caddy) api.Caddy {
+	if c == nil {
+		return api.Caddy{}
+	}
+	return api.Caddy{Endpoint: c.Endpoint, Handlers: c.Handlers}
 }
 
 // heldNow returns what a later turn needs to put the target back, if this one

@@ -125,6 +125,7 @@ func dialWith(ctx context.Context, d net.Dialer, network, addr string) (net.Conn
 		_ = conn.Close()
 		return nil, errSelf
 	}
+	own.add(conn.LocalAddr())
 	return conn, nil
 }
 

@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/health"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/lbclient"
+)
+
+func TestEveryTypeThatAgentsSpeakToIsKnown(t *testing.T) {
+	for name, c := range map[string]struct {
+		b      api.Balancer
+		server string
+		class  lbclient.Class // "" when it is to be made
+	}{
+		"haproxy":          {api.Balancer{Type: "haproxy", Endpoints: []string{"unix:///run/a.sock"}, Backends: []string{"web"}}, "web1", ""},
+		"nginx":            {api.Balancer{Type: "nginx", Nginx: &api.Nginx{File: "/etc/nginx/upstreams.conf"}}, "10.0.0.11:8080", ""},
+		"caddy":            {api.Balancer{Type: "caddy", Caddy: &api.Caddy{Endpoint: "unix:///run/a.sock", Handlers: []string{"web"}}}, "10.0.0.11:8080", ""},
+		"exec":             {api.Balancer{Type: "exec", Exec: &api.Exec{Command: []string{"/bin/true"}}}, "web1", ""},
+		"nginx, malformed": {api.Balancer{Type: "nginx", Nginx: &api.Nginx{File: "upstreams.conf"}}, "10.0.0.11:8080", lbclient.ClassInvalid},
+		"nginx, untold":    {api.Balancer{Type: "nginx"}, "10.0.0.11:8080", lbclient.ClassUnsupported},
+		"a cloud's":        {api.Balancer{Type: "hetzner"}, "web1", lbclient.ClassUnsupported},
+		"of the future":    {api.Balancer{Type: "quantum"}, "web1", lbclient.ClassUnsupported},
+	} {
+		c.b.Name = "edge"
+		lb, err := NewBalancer(c.b, "web1", c.server)
+		var e *lbclient.Error
+		switch {
+		case c.class == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.class == "":
+			lb.Close()
+		case !errors.As(err, &e) || e.Class != c.class:
+			t.Errorf("%s: got %v, want %s", name, err, c.class)
+		}
+	}
+}
+
+// blind is a balancer that holds a drain, and counts only if told to.
+type blind struct {
+	lbclient.Provider
+	counts bool
+}
+
+func (b blind) Caps() lbclient.Caps { return lbclient.Caps{InFlight: b.counts} }
+
+func (blind) DrainStatus(context.Context, lbclient.Restore) (lbclient.DrainStatus, error) {
+	return lbclient.DrainStatus{Stage: lbclient.DrainBusy, InFlight: -1, Epoch: "1", Evidence: "held"}, nil
+}
+
+// What a balancer cannot know is read from the kernel, for those types only.
+func TestConnectionsAreWatchedWhereTheBalancerCannotCount(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	visitor, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer visitor.Close()
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := visitor.Write([]byte("GET /")); err != nil {
+		t.Fatal(err)
+	}
+	check := health.Check{TCP: l.Addr().String()}
+	if p := check.Probe(t.Context()); !p.OK {
+		t.Fatal(p.Text)
+	}
+	for name, c := range map[string]struct {
+		typ     string
+		counts  bool
+		check   health.Check
+		watched bool
+	}{
+		"exec":              {"exec", false, check, true},
+		"hetzner":           {"hetzner", false, check, true},
+		"digitalocean":      {"digitalocean", false, check, true},
+		"caddy":             {"caddy", false, check, true},
+		"caddy that counts": {"caddy", true, check, false},
+		"without a port":    {"exec", false, health.Check{}, false},
+		"nginx":             {"nginx", false, check, false}, // says idle itself
+		"haproxy":           {"haproxy", true, check, false},
+	} {
+		lb, err := watched(blind{counts: c.counts}, api.Balancer{Type: c.typ}, c.check)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		st, err := lb.DrainStatus(t.Context(), lbclient.Restore{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		// The probe is no visitor, though it came from the same machine.
+		want := int64(-1)
+		if c.watched {
+			want = 1
+		}
+		if st.Stage != lbclient.DrainBusy || st.InFlight != want || c.watched != strings.Contains(st.Evidence, visitor.LocalAddr().String()) {
+			t.Errorf("%s: got %+v, want %d in flight", name, st, want)
+		}
+	}
+}
