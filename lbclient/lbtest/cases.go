@@ -124,6 +124,8 @@ func capacity(t *testing.T, h Harness) {
 	for _, name := range s.w.Targets()[1:] {
 		eventually(t, "the balancer finds "+name+" down", func() bool { return s.phase(name) == lbclient.PhaseUnhealthy })
 	}
+	// Of several balancers the first to notice made the verdict.
+	eventually(t, "only "+s.target+" gets work", func() bool { return len(s.visits()) == 1 })
 	s.wantClass("BeginDrain of the last healthy target", s.provider.BeginDrain(t.Context(), r, 1), lbclient.ClassUnsafe)
 	if got := s.phase(s.target); got != lbclient.PhaseServing {
 		t.Errorf("after a refusal the target stands as %s", got)
