@@ -79,6 +79,18 @@ const (
 	cut    = "cut every answer in half"
 )
 
+// again asks again what Caddy hung up on: as it takes up a change it drops
+// connections to its admin API, which must not look like an answer of a proxy's.
+type again struct{ http.RoundTripper }
+
+func (a again) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := a.RoundTripper.RoundTrip(r)
+	for i := 0; err != nil && i < 5 && r.Method == http.MethodGet && r.Context().Err() == nil; i++ {
+		resp, err = a.RoundTripper.RoundTrip(r)
+	}
+	return resp, err
+}
+
 // meddle puts a proxy before the admin API that behaves as told.
 func (w *world) meddle() {
 	to, err := url.Parse(w.lb.Endpoint())
@@ -87,7 +99,7 @@ func (w *world) meddle() {
 	}
 	proxy := &httputil.ReverseProxy{
 		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(to); r.Out.Header.Del("Origin") },
-		Transport: &http.Transport{DisableKeepAlives: true},
+		Transport: again{&http.Transport{DisableKeepAlives: true}},
 	}
 	w.mood.Store(honest)
 	w.meddler = httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
