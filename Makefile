@@ -28,7 +28,7 @@ packages:
 .PHONY: demo
 demo: packages build
 	go build -o $(BUILD)/demo ./deploy/demo
-	$(BUILD)/demo $(if $(KEEP),-keep) $(if $(KILL),-kill $(KILL))
+	$(BUILD)/demo $(if $(KEEP),-keep) $(if $(KILL),-kill $(KILL)) $(if $(BALANCER),-balancer $(BALANCER))
 
 .PHONY: test
 test: packages lint race seeds mutate end-to-end

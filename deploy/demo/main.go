@@ -1,6 +1,6 @@
 // Command demo runs a whole fleet on this machine and deploys to it: three
-// agents with a systemd user manager each, a real HAProxy, a coordinator, and a
-// git remote whose hook sends signed pushes. It pushes a version, a better one,
+// agents with a systemd user manager each, a real HAProxy or nginx, a coordinator,
+// and a git remote whose hook sends signed pushes. It pushes a version, a better one,
 // and a bad one, then rolls back, while clients send requests all the time. It
 // fails if one of them fails or a target ends on the wrong version.
 package main
@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,18 +26,22 @@ func main() {
 	}
 	keep := flag.Bool("keep", false, "leave the fleet running at the end, until Ctrl-C")
 	kill := flag.String("kill", "", "kill -9 the `coordinator` or `agent` in the middle of the second rollout")
-	via := flag.String("via", "agent", "who speaks to HAProxy: `agent or coordinator`")
+	via := flag.String("via", "agent", "who speaks to the balancer: `agent or coordinator`")
+	balancer := flag.String("balancer", "haproxy", "what the nodes are behind: `haproxy or nginx`")
 	bin := flag.String("bin", "build", "`directory` of deploy-coordinator, deploy-agent, and deployctl")
 	flag.Parse()
 	if *kill != "" && *kill != "coordinator" && *kill != "agent" {
 		exit(fmt.Errorf("cannot kill %q: expected coordinator or agent", *kill))
 	}
 	if *via != "agent" && *via != "coordinator" {
-		exit(fmt.Errorf("cannot speak to HAProxy via %q: expected agent or coordinator", *via))
+		exit(fmt.Errorf("cannot speak to the balancer via %q: expected agent or coordinator", *via))
+	}
+	if !slices.Contains(fleet.Balancers, *balancer) {
+		exit(fmt.Errorf("there is no balancer %q here: expected %s", *balancer, strings.Join(fleet.Balancers, " or ")))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	exit(run(ctx, *bin, *kill, *via, *keep))
+	exit(run(ctx, fleet.Options{Bin: *bin, Soak: time.Second, CheckEvery: 200 * time.Millisecond, Balancer: *balancer, Via: *via}, *kill, *keep))
 }
 
 func exit(err error) {
@@ -49,26 +55,26 @@ func exit(err error) {
 // timeLimit ends a demonstration that hangs; it takes about a minute.
 const timeLimit = 5 * time.Minute
 
-func run(ctx context.Context, bin, kill, via string, keep bool) (err error) {
+func run(ctx context.Context, o fleet.Options, kill string, keep bool) (err error) {
 	began := time.Now()
-	f, err := fleet.New(fleet.Options{Bin: bin, Soak: time.Second, CheckEvery: 200 * time.Millisecond, Via: via})
+	f, err := fleet.New(o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Stop()) }()
 	limited, cancel := context.WithTimeoutCause(ctx, timeLimit, fmt.Errorf("not done in %s", timeLimit))
 	defer cancel()
-	say("Starting HAProxy, a git remote, a coordinator, and three nodes, all on loopback.")
+	say("Starting %s, a git remote, a coordinator, and three nodes, all on loopback.", f.Product())
 	if err := f.Start(limited); err != nil {
 		return err
 	}
-	fmt.Printf("HAProxy answers on http://%s, the coordinator on http://%s; everything is in %s\n", f.Front, f.Coordinator, f.Dir)
+	fmt.Printf("%s answers on http://%s, the coordinator on http://%s; everything is in %s\n", f.Product(), f.Front, f.Coordinator, f.Dir)
 	if err := story(limited, f, kill); err != nil {
 		return errors.Join(err, f.Logs())
 	}
 	fmt.Printf("\nThe demonstration took %s.\n", time.Since(began).Round(time.Second))
 	if keep {
-		explain(f, bin)
+		explain(f, o.Bin)
 		<-ctx.Done()
 	}
 	return nil
@@ -84,13 +90,13 @@ func story(ctx context.Context, f *fleet.Fleet, kill string) error {
 		return err
 	}
 
-	clients := &fleet.Load{Addr: f.Front}
+	clients := &fleet.Load{Addr: f.Front, Resets: f.Resets()}
 	loading, quiet := context.WithCancel(ctx)
 	defer func() { quiet(); clients.Wait() }()
 	clients.Start(loading)
 	watch := f.Watch(loading)
 
-	say("2. A second version is pushed, while clients send requests through HAProxy.")
+	say("2. A second version is pushed, while clients send requests through %s.", f.Product())
 	if err := push(ctx, f, "v2", true); err != nil {
 		return err
 	}
@@ -123,7 +129,7 @@ func story(ctx context.Context, f *fleet.Fleet, kill string) error {
 	quiet()
 	clients.Wait()
 	if err := watch.Wait(); err != nil {
-		return fmt.Errorf("cannot watch HAProxy: %w", err)
+		return fmt.Errorf("cannot watch %s: %w", f.Product(), err)
 	}
 	return summary(ctx, f, clients.Result(), watch, "v1")
 }

@@ -18,13 +18,18 @@ import (
 func summary(ctx context.Context, f *fleet.Fleet, clients fleet.Result, watch *fleet.Rotation, version string) error {
 	say("Summary")
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "REQUESTS\tSENT\tFAILED")
+	head, row := "REQUESTS\tSENT\tFAILED", func(kind string, c fleet.Count) { fmt.Fprintf(w, "%s\t%d\t%d\n", kind, c.Sent, c.Failed) }
+	if f.Resets() {
+		head += "\tRESET"
+		row = func(kind string, c fleet.Count) { fmt.Fprintf(w, "%s\t%d\t%d\t%d\n", kind, c.Sent, c.Failed, c.Reset) }
+	}
+	fmt.Fprintln(w, head)
 	for _, kind := range sortedKeys(clients.Kinds) {
-		fmt.Fprintf(w, "%s\t%d\t%d\n", kind, clients.Kinds[kind].Sent, clients.Kinds[kind].Failed)
+		row(kind, clients.Kinds[kind])
 	}
 	sent, failed := clients.All.Sent, clients.All.Failed
-	fmt.Fprintf(w, "all\t%d\t%d\n\n", sent, failed)
-	fmt.Fprintln(w, "TARGET\tTIMES OUT\tSECONDS OUT OF ROTATION, AS HAPROXY SHOWS IT")
+	row("all", clients.All)
+	fmt.Fprintf(w, "\nTARGET\tTIMES OUT\tSECONDS OUT OF ROTATION, AS %s SHOWS IT\n", strings.ToUpper(f.Product()))
 	for _, n := range fleet.Nodes {
 		var each []string
 		for _, d := range watch.Spans[n] {
@@ -58,6 +63,9 @@ func summary(ctx context.Context, f *fleet.Fleet, clients fleet.Result, watch *f
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	if f.Resets() {
+		fmt.Printf("\nReset: a request that was sent on a kept connection at the moment at which a reload of %s closed it. It reached no app.\n", f.Product())
 	}
 	fmt.Printf("\nMost targets out of rotation at the same time: %d\n", watch.Most)
 	switch {

@@ -1,12 +1,11 @@
 // Package fleet runs a whole fleet on this machine, all on loopback: three
-// agents with a systemd user manager each, a real HAProxy, a coordinator, and a
-// git remote whose hook sends signed pushes. The demonstration and the
+// agents with a systemd user manager each, a real HAProxy or nginx, a coordinator,
+// and a git remote whose hook sends signed pushes. The demonstration and the
 // benchmarks are made of it.
 package fleet
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/internal/systemdtest"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy/haproxytest"
+	"github.com/lockstep-deploy/lockstep/lbclient/nginx/nginxtest"
 )
 
 // Nodes are the names of the nodes.
@@ -36,15 +36,17 @@ type Options struct {
 	Bin        string        // directory of the built programs
 	Soak       time.Duration // of the app
 	CheckEvery time.Duration // interval of HAProxy's checks
-	Via        string        // who speaks to HAProxy: agent, which "" means, or coordinator
+	Balancer   string        // "haproxy", which "" means, or "nginx"
+	Via        string        // who speaks to it: agent, which "" means, or coordinator
 }
 
 // Fleet is everything that runs.
 type Fleet struct {
 	Dir         string // of all files
 	Coordinator string // address
-	Front       string // address of the app behind HAProxy
+	Front       string // address of the app behind the balancer
 	Proxy       *haproxytest.Process
+	Nginx       *nginxtest.Process     // instead of Proxy
 	Managers    []*systemdtest.Manager // by node, as in Nodes
 
 	options Options
@@ -105,16 +107,11 @@ func (f *Fleet) Start(ctx context.Context) error {
 	if err := f.makeRemote(ctx); err != nil {
 		return err
 	}
-	b := haproxytest.Backend{Name: "web", Lines: []string{"option httpchk GET /healthz", "balance roundrobin"}}
-	for i, n := range Nodes {
-		b.Servers = append(b.Servers, haproxytest.Server{Name: n, Address: fmt.Sprintf("%s:%d", address(i), f.port), Options: fmt.Sprintf("check inter %dms rise 2 fall 3", f.options.CheckEvery.Milliseconds())})
+	balancer, err := f.startBalancer()
+	if err != nil {
+		return err
 	}
-	var err error
-	if f.Proxy, err = haproxytest.Launch(haproxytest.Options{Backends: []haproxytest.Backend{b}}); err != nil {
-		return fmt.Errorf("cannot start HAProxy: %w", err)
-	}
-	f.Front = strings.TrimPrefix(f.Proxy.URL("web"), "http://")
-	if err := f.write("fleet.yaml", fmt.Sprintf(fleetYAML, f.Coordinator, f.Dir, f.Proxy.Endpoint(), f.port, f.options.Soak, cmp.Or(f.options.Via, "agent"))); err != nil {
+	if err := f.write("fleet.yaml", fmt.Sprintf(fleetYAML, f.Coordinator, f.Dir, balancer, f.port, f.options.Soak)); err != nil {
 		return err
 	}
 	if err := f.daemon("coordinator", nil, "deploy-coordinator", "--config", f.path("fleet.yaml")); err != nil {
@@ -143,7 +140,7 @@ nodes:
   web2: {address: 127.0.0.12, token: {file: %[2]s/token-web2}}
   web3: {address: 127.0.0.13, token: {file: %[2]s/token-web3}}
 balancers:
-  edge: {type: haproxy, via: %[6]s, endpoints: ["%[3]s"], backend: web}
+  edge: %[3]s
 apps:
   hello:
     repo: %[2]s/hello.git
@@ -280,6 +277,9 @@ func (f *Fleet) Stop() error {
 	}
 	if f.Proxy != nil {
 		f.Proxy.Stop()
+	}
+	if f.Nginx != nil {
+		f.Nginx.Stop()
 	}
 	return errors.Join(append(errs, os.RemoveAll(f.Dir))...)
 }

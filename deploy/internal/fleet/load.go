@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -18,7 +20,11 @@ import (
 // net/http quietly sends some requests again when a connection breaks.
 type Load struct {
 	Addr string // of the balancer
-	wg   sync.WaitGroup
+	// Resets is for a balancer that closes kept connections. Workers then look
+	// whether theirs was closed before they use it again, as every client does, and
+	// count apart a request on one that was closed without a byte of an answer.
+	Resets bool
+	wg     sync.WaitGroup
 
 	mu     sync.Mutex
 	counts map[string]*Count // by kind of request
@@ -27,7 +33,11 @@ type Load struct {
 }
 
 // Count is how many requests of a kind were sent, and how many of them failed.
-type Count struct{ Sent, Failed int }
+// Reset ones are not among the failed.
+type Count struct{ Sent, Failed, Reset int }
+
+// errReset stands for a kept connection that was closed before any answer.
+var errReset = errors.New("the kept connection was closed without an answer")
 
 // maxErrors bounds how many failures are kept in words.
 const maxErrors = 10
@@ -70,14 +80,25 @@ func (l *Load) work(ctx context.Context, kind string, pause time.Duration, reque
 	}()
 	for i := 0; ctx.Err() == nil; i++ {
 		version, err := func() (string, error) {
-			if conn == nil {
+			if l.Resets && conn != nil && gone(conn) {
+				conn.Close()
+				conn = nil
+			}
+			kept := conn != nil
+			if !kept {
 				c, err := net.DialTimeout("tcp", l.Addr, 5*time.Second)
 				if err != nil {
 					return "", err
 				}
 				conn, r = c, bufio.NewReader(c)
 			}
-			return exchange(conn, r, request(i))
+			version, err := exchange(conn, r, request(i))
+			if l.Resets && kept && errors.Is(err, errReset) {
+				return "", errReset
+			} else if err != nil {
+				return "", err
+			}
+			return version, nil
 		}()
 		l.record(kind, version, err)
 		if err != nil && conn != nil {
@@ -97,7 +118,10 @@ func exchange(conn net.Conn, r *bufio.Reader, request string) (string, error) {
 		return "", err
 	}
 	if _, err := io.WriteString(conn, request); err != nil {
-		return "", fmt.Errorf("cannot send: %w", err)
+		return "", fmt.Errorf("cannot send: %w", closed(err))
+	}
+	if _, err := r.Peek(1); err != nil {
+		return "", fmt.Errorf("no answer: %w", closed(err))
 	}
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil {
@@ -120,12 +144,39 @@ func exchange(conn net.Conn, r *bufio.Reader, request string) (string, error) {
 	return string(bytes.TrimSpace(body)), nil
 }
 
+// gone tells whether the other side has closed a connection that is not in use.
+func gone(conn net.Conn) bool {
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return true
+	}
+	open := false
+	err = raw.Read(func(fd uintptr) bool {
+		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		open = err == syscall.EAGAIN // anything to read here is the end
+		return true
+	})
+	return err != nil || !open
+}
+
+// closed is err, marked where the other side closed the connection.
+func closed(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("%w: %w", errReset, err)
+	}
+	return err
+}
+
 func (l *Load) record(kind, version string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts[kind].Sent++
 	if version != "" {
 		l.served[version]++
+	}
+	if err == errReset {
+		l.counts[kind].Reset++
+		return
 	}
 	if err != nil {
 		l.counts[kind].Failed++
@@ -152,6 +203,7 @@ func (l *Load) Result() Result {
 		r.Kinds[kind] = *c
 		r.All.Sent += c.Sent
 		r.All.Failed += c.Failed
+		r.All.Reset += c.Reset
 	}
 	return r
 }

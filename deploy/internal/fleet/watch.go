@@ -12,12 +12,11 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/lbclient"
-	"github.com/lockstep-deploy/lockstep/lbclient/haproxy"
 )
 
-// Rotation is what HAProxy itself shows of its servers over time.
+// Rotation is what the balancer itself shows of its servers over time.
 type Rotation struct {
-	Spans map[string][]time.Duration // times out of rotation, by server
+	Spans map[string][]time.Duration // times out of rotation, by node
 	Most  int                        // servers out at the same time
 	First time.Time                  // when the first server went out
 
@@ -25,18 +24,18 @@ type Rotation struct {
 	err  error
 }
 
-// Watch looks at HAProxy often, until ctx ends.
+// Watch looks at the balancer often, until ctx ends.
 func (f *Fleet) Watch(ctx context.Context) *Rotation {
 	r := &Rotation{done: make(chan struct{}), Spans: map[string][]time.Duration{}}
 	go func() {
 		defer close(r.done)
-		r.err = r.look(ctx, f.Proxy.Endpoint())
+		r.err = r.look(ctx, f)
 	}()
 	return r
 }
 
-func (r *Rotation) look(ctx context.Context, endpoint string) error {
-	p, err := haproxy.New(haproxy.Config{Name: "edge", Endpoints: []string{endpoint}, Backends: []string{"web"}, Server: Nodes[0]})
+func (r *Rotation) look(ctx context.Context, f *Fleet) error {
+	p, err := f.watcher()
 	if err != nil {
 		return err
 	}
@@ -49,16 +48,17 @@ func (r *Rotation) look(ctx context.Context, endpoint string) error {
 		}
 		out := 0
 		for _, m := range pool.Members {
-			began, was := since[m.Name]
+			name := f.node(m.Name)
+			began, was := since[name]
 			switch serving := m.Phase == lbclient.PhaseServing; {
 			case !serving && !was:
-				since[m.Name] = pool.At
+				since[name] = pool.At
 				if r.First.IsZero() {
 					r.First = pool.At
 				}
 			case serving && was:
-				r.Spans[m.Name] = append(r.Spans[m.Name], pool.At.Sub(began))
-				delete(since, m.Name)
+				r.Spans[name] = append(r.Spans[name], pool.At.Sub(began))
+				delete(since, name)
 			}
 			if m.Phase != lbclient.PhaseServing {
 				out++
