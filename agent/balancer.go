@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
@@ -86,8 +87,19 @@ func watched(lb lbclient.Provider, b api.Balancer, check health.Check) (lbclient
 		return lb, nil
 	}
 	return quiesce.Wrap(lb, quiesce.Config{
-		Ports: []uint16{port}, Quiet: quietWindow, Own: health.Own,
+		Ports: []uint16{port}, Address: ownLoopback(check.Address()), Quiet: quietWindow, Own: health.Own,
 		// Nobody knows where the balancer behind a program checks.
 		ChecksOnPort: b.Type == "exec",
 	})
+}
+
+// ownLoopback is the address where it is a loopback address that somebody gave
+// one target, such as 127.0.0.12, to tell it from others on the machine; else
+// the zero value. An app that is checked at 127.0.0.1, or at its address in a
+// private network, may well get its work at another one.
+func ownLoopback(a netip.Addr) netip.Addr {
+	if !a.IsLoopback() || a == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || a == netip.IPv6Loopback() {
+		return netip.Addr{}
+	}
+	return a
 }

@@ -111,3 +111,22 @@ func TestConnectionsAreWatchedWhereTheBalancerCannotCount(t *testing.T) {
 		}
 	}
 }
+
+// A neighbour on the same machine and port must not hold a drain up, and no
+// visitor may be overlooked because the check goes to another address.
+func TestWhichAddressesAreATargetsOwn(t *testing.T) {
+	for check, want := range map[health.Check]string{
+		{TCP: "127.0.0.12:8080"}:                  "127.0.0.12",
+		{HTTP: "http://127.0.0.12:8080/healthz"}:  "127.0.0.12",
+		{HTTP: "http://[::ffff:127.0.0.12]:8080"}: "127.0.0.12",
+		{TCP: "127.0.0.1:8080"}:                   "invalid IP",
+		{TCP: "[::1]:8080"}:                       "invalid IP",
+		{TCP: "10.0.0.11:8080"}:                   "invalid IP",
+		{TCP: "localhost:8080"}:                   "invalid IP",
+		{}:                                        "invalid IP",
+	} {
+		if got := ownLoopback(check.Address()).String(); got != want {
+			t.Errorf("%s: %s, want %s", check, got, want)
+		}
+	}
+}

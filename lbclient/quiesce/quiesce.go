@@ -20,6 +20,11 @@ const maxQuiet = 10 * time.Minute
 type Config struct {
 	// Ports are the local TCP ports on which the target takes work.
 	Ports []uint16
+	// Address is the local address at which all of the target's work arrives, for
+	// machines on which several targets share a port, each at an address of its
+	// own. Where a port is listened on at every address, it counts at every address.
+	// The zero value means every address.
+	Address netip.Addr
 	// Quiet is how long a connection must have been silent, and nothing new must
 	// have come, before the target is idle; 0 means [DefaultQuiet].
 	Quiet time.Duration
@@ -76,6 +81,9 @@ func Wrap(p lbclient.Provider, c Config) (lbclient.Provider, error) {
 		return nil, &lbclient.Error{Class: lbclient.ClassInvalid, Op: "watch the target's connections", Err: err}
 	}
 	c.Ports, c.Ignore = slices.Clone(c.Ports), slices.Clone(c.Ignore)
+	if c.Address = c.Address.Unmap().WithZone(""); c.Address.IsUnspecified() {
+		c.Address = netip.Addr{}
+	}
 	if c.Quiet == 0 {
 		c.Quiet = DefaultQuiet
 	}
@@ -108,7 +116,7 @@ func (p *provider) Preflight(ctx context.Context) error {
 	if err != nil {
 		return kernelError(err)
 	}
-	if err := listening(p.cfg.Ports, list); err != nil {
+	if err := listening(p.cfg.Ports, at(p.cfg.Address, list)); err != nil {
 		return &lbclient.Error{Class: lbclient.ClassNotFound, Op: "watch the target's connections", Err: err}
 	}
 	return nil
@@ -140,7 +148,7 @@ func (p *provider) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclien
 	if err != nil {
 		return lbclient.DrainStatus{}, kernelError(err)
 	}
-	f := p.watch.look(time.Now(), list)
+	f := p.watch.look(time.Now(), at(p.cfg.Address, list))
 	st.InFlight = int64(len(f.working))
 	switch {
 	case len(f.fresh) > 0:

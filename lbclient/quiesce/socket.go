@@ -18,6 +18,7 @@ import (
 type socket struct {
 	id       uint64 // the kernel's cookie: never given to another socket
 	port     uint16
+	local    netip.Addr
 	peer     netip.AddrPort
 	state    uint8
 	sent     time.Duration // since bytes were last sent
@@ -65,6 +66,7 @@ func convert(m *netlink.Socket, info *netlink.TCPInfo) socket {
 	s := socket{
 		id:    uint64(m.ID.Cookie[1])<<32 | uint64(m.ID.Cookie[0]),
 		port:  m.ID.SourcePort,
+		local: address(m.ID.Source),
 		peer:  netip.AddrPortFrom(address(m.ID.Destination), m.ID.DestinationPort),
 		state: m.State,
 	}
@@ -82,6 +84,22 @@ func convert(m *netlink.Socket, info *netlink.TCPInfo) socket {
 func address(ip net.IP) netip.Addr {
 	a, _ := netip.AddrFromSlice(ip)
 	return a.Unmap()
+}
+
+// at leaves the sockets that belong to a target which takes work at one address.
+// Where somebody listens on its port at every address, nobody knows at which one
+// the target's work arrives, and all count.
+func at(only netip.Addr, list []socket) []socket {
+	if !only.IsValid() {
+		return list
+	}
+	shared := map[uint16]bool{}
+	for _, s := range list {
+		if s.state == netlink.TCP_LISTEN && s.local.IsUnspecified() {
+			shared[s.port] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(s socket) bool { return s.local != only && !shared[s.port] })
 }
 
 // kernelError says what may be done about a list that the kernel does not give.

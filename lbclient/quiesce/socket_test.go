@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -169,6 +170,43 @@ func TestRealConnections(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTargetsThatShareAPort tells a target from its neighbour by its address,
+// but not where one process listens for both.
+func TestTargetsThatShareAPort(t *testing.T) {
+	one := serve(t, "tcp4", "127.0.0.41:0")
+	port := one.port()
+	two := serve(t, "tcp4", fmt.Sprintf("127.0.0.42:%d", port))
+	busy, _ := two.dial(t, "127.0.0.42")
+	say(t, busy, "slow")
+	watch := func(address string) lbclient.Provider {
+		p, err := Wrap(held(), Config{Ports: []uint16{port}, Address: netip.MustParseAddr(address), Quiet: 100 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	idle := func(st lbclient.DrainStatus) bool { return st.Stage == lbclient.DrainIdle }
+	works := func(st lbclient.DrainStatus) bool { return st.Stage == lbclient.DrainBusy && st.InFlight == 1 }
+	await(t, watch("127.0.0.41"), "the neighbour's work does not count", idle)
+	await(t, watch("127.0.0.42"), "the target's own work counts", works)
+	await(t, watch("::ffff:127.0.0.42"), "the same address in its other form", works)
+	await(t, watch("0.0.0.0"), "no address counts everybody's", works)
+	if err := watch("127.0.0.43").Preflight(t.Context()); err == nil || lbclient.ClassOf(err) != lbclient.ClassNotFound {
+		t.Errorf("where nobody listens: got error %v", err)
+	}
+	two.slow <- struct{}{}
+
+	all := serve(t, "tcp", ":0")
+	port = all.port()
+	if err := watch("127.0.0.43").Preflight(t.Context()); err != nil {
+		t.Errorf("one that listens everywhere: %v", err)
+	}
+	asked, _ := all.dial(t, "127.0.0.44")
+	say(t, asked, "slow")
+	await(t, watch("127.0.0.43"), "what comes to another address of such a listener counts", works)
+	all.slow <- struct{}{}
 }
 
 func TestNobodyListens(t *testing.T) {

@@ -60,6 +60,19 @@ func unmapped(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
+// Address is the IP address that is probed, the zero value when there is none or
+// a name stands for it.
+func (c Check) Address() netip.Addr {
+	host := ""
+	if c.TCP != "" {
+		host, _, _ = net.SplitHostPort(c.TCP)
+	} else if u, err := url.Parse(c.HTTP); err == nil {
+		host = u.Hostname()
+	}
+	a, _ := netip.ParseAddr(host) // a name is no address
+	return a.Unmap().WithZone("")
+}
+
 // Port is the TCP port that is probed, 0 when there is none.
 func (c Check) Port() uint16 {
 	text := ""
