@@ -68,7 +68,7 @@ func openDigitalOcean(b *config.Balancer, server string) (lbclient.Provider, err
 	d := b.DigitalOcean
 	return digitalocean.New(digitalocean.Config{
 		Name: b.Name, LoadBalancer: d.LoadBalancer, Token: string(d.Token.Bytes()), Endpoint: d.Endpoint,
-		Target: server, Mode: digitalocean.Mode(d.Mode), Droplets: d.Droplets,
+		Target: server, Mode: digitalocean.Mode(d.Mode), Droplets: d.Droplets, Settle: d.Settle,
 	})
 }
 

@@ -37,7 +37,7 @@ func init() {
 			server: "the name of its server at Hetzner", fits: isWord, read: (*loader).readHetzner,
 		},
 		"digitalocean": {
-			keys: []string{"load_balancer", "token", "endpoint", "mode", "droplets"}, vias: []Via{ViaCoordinator},
+			keys: []string{"load_balancer", "token", "endpoint", "mode", "droplets", "settle"}, vias: []Via{ViaCoordinator},
 			read: (*loader).readDigitalOcean,
 		},
 	}
@@ -177,6 +177,7 @@ func (l *loader) readDigitalOcean(b *Balancer, o object) {
 		}
 	}
 	d.Token, d.Endpoint, d.Mode = o.cloud("/etc/lockstep/digitalocean-token", true)
+	d.Settle = o.duration("settle", 15*second, second, 10*minute)
 	v, ok := o.get("droplets")
 	if !ok {
 		return

@@ -109,6 +109,7 @@ func (w *writer) ofType(b *Balancer) {
 			}
 			w.put("droplets", "{"+strings.Join(all, ", ")+"}")
 		}
+		w.put("settle", short(d.Settle))
 	}
 }
 

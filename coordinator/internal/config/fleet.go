@@ -124,6 +124,7 @@ type DigitalOcean struct {
 	Endpoint     string         // of the API; "" is DigitalOcean's own
 	Mode         string         // "remove"
 	Droplets     map[string]int // node to its droplet's id, where names differ
+	Settle       time.Duration  // after a removal shows, in which new work may still come
 }
 
 // Server is the name of a node's target in the balancer.
