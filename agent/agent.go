@@ -22,6 +22,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
 	"github.com/lockstep-deploy/lockstep/agent/internal/config"
 	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
+	"github.com/lockstep-deploy/lockstep/agent/internal/sandbox"
 	"github.com/lockstep-deploy/lockstep/agent/internal/unit"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/lbclient"
@@ -64,6 +65,7 @@ type Agent struct {
 	identity journal.Identity
 	lock     *os.File
 	logs     *logs
+	sandbox  *sandbox.Sandbox // for whatever commands the coordinator names
 
 	news   chan struct{} // there is something to report
 	builds chan struct{} // held while a release is being prepared
@@ -107,7 +109,7 @@ func New(c Config, d Deps) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: c, deps: d,
-		logs:   newLogs(c.Name, d.Coordinator, d.Log),
+		logs: newLogs(c.Name, d.Coordinator, d.Log), sandbox: sandbox.New(),
 		news:   make(chan struct{}, 1),
 		builds: make(chan struct{}, 1),
 		apps:   map[string]*app{},

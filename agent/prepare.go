@@ -10,10 +10,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/lockstep-deploy/lockstep/agent/internal/build"
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
 	"github.com/lockstep-deploy/lockstep/agent/internal/release"
+	"github.com/lockstep-deploy/lockstep/agent/internal/sandbox"
 	"github.com/lockstep-deploy/lockstep/agent/internal/source"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/internal/gitremote"
@@ -175,10 +175,7 @@ func (p *app) prepare(ctx context.Context, as *api.Assignment, id string, runs i
 		out.close()
 		out = p.a.logs.stream(p.name, as.Rollout, api.StepBuild, runs)
 		p.setStep(api.StepBuild)
-		err = build.Run(ctx, build.Spec{
-			Dir: dir, Commands: r.Recipe.Build, Env: environment(r.Recipe.Env),
-			Timeout: r.Recipe.Timeout.D(), Grace: buildGrace,
-		}, out)
+		err = p.a.sandbox.Run(ctx, p.buildJob(r, dir, as.Prepare.Attempt), out)
 	}
 	if err == nil {
 		return p.store.Commit(id)
@@ -224,6 +221,16 @@ func (p *app) fetch(ctx context.Context, url string, r api.Release, out io.Write
 		return "", err
 	}
 	return dir, repo.Write(ctx, r.SHA, dir)
+}
+
+// buildJob is the build of a release in dir.
+func (p *app) buildJob(r api.Release, dir string, attempt int) sandbox.Job {
+	return sandbox.Job{
+		Name: fmt.Sprintf("%s-build-%s-%d", p.name, r.ID, attempt), What: "build", Reason: api.ReasonBuildFailed,
+		Commands: r.Recipe.Build, Dir: dir, Env: environment(r.Recipe.Env),
+		Cache: filepath.Join(p.a.cfg.State, "cache", p.name), Writable: []string{dir},
+		Limits: sandbox.Limits{Timeout: r.Recipe.Timeout.D()}, Background: true, Grace: buildGrace,
+	}
 }
 
 // environment is what the recipe says, in a settled order.

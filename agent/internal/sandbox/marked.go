@@ -1,26 +1,17 @@
-package build
+package sandbox
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/hex"
 	"os"
 	"path/filepath"
 	"strconv"
 )
 
-// Marker is the environment variable that tells the processes of one build from
-// all others. A daemon that a build started in a session of its own is no longer
-// in the build's process group, but it still carries the marker.
-const Marker = "LOCKSTEP_BUILD"
-
-func newMarker() (string, error) {
-	var b [16]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(b[:]), nil
-}
+// Marker is the environment variable that tells the processes of one job from
+// all others: it holds the job's name. A daemon that a build started in a session
+// of its own is no longer in the job's process group, but it still carries the
+// marker.
+const Marker = "LOCKSTEP_JOB"
 
 // killMarked kills every process that carries the marker. Between being listed
 // and being killed a process may fork, so it looks again until none is found;

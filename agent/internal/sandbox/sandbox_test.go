@@ -1,9 +1,10 @@
-package build_test
+package sandbox_test
 
 import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"os"
@@ -14,15 +15,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lockstep-deploy/lockstep/agent/internal/build"
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
+	"github.com/lockstep-deploy/lockstep/agent/internal/sandbox"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
+
+// run runs a job that says no more than what its test is about.
+func run(t *testing.T, ctx context.Context, j sandbox.Job, out io.Writer) error {
+	t.Helper()
+	j.Name, j.What, j.Reason = "test-"+rand.Text(), "build", api.ReasonBuildFailed
+	return sandbox.New().Run(ctx, j, out)
+}
 
 func TestCommandsRunInOrderInTheDirectory(t *testing.T) {
 	dir := t.TempDir()
 	var out bytes.Buffer
-	err := build.Run(t.Context(), build.Spec{
+	err := run(t, t.Context(), sandbox.Job{
 		Dir:      dir,
 		Commands: []string{"echo one > a", "cat a; echo two >&2", "pwd"},
 	}, &out)
@@ -42,7 +50,7 @@ func TestCommandsRunInOrderInTheDirectory(t *testing.T) {
 func TestTheAgentsEnvironmentIsNotInherited(t *testing.T) {
 	t.Setenv("AGENT_SECRET", "hunter2")
 	var out bytes.Buffer
-	err := build.Run(t.Context(), build.Spec{
+	err := run(t, t.Context(), sandbox.Job{
 		Dir:      t.TempDir(),
 		Commands: []string{"env"},
 		Env:      []string{"NODE_ENV=production", "HOME=/nowhere"},
@@ -56,7 +64,7 @@ func TestTheAgentsEnvironmentIsNotInherited(t *testing.T) {
 			got[k] = v
 		}
 	}
-	for _, shell := range []string{"PWD", "OLDPWD", "SHLVL", "_", build.Marker} {
+	for _, shell := range []string{"PWD", "OLDPWD", "SHLVL", "_", sandbox.Marker} {
 		delete(got, shell)
 	}
 	if got["PATH"] == "" || !strings.Contains(got["PATH"], "/usr/bin") {
@@ -77,8 +85,9 @@ func TestAFailureNamesCommandStatusAndOutput(t *testing.T) {
 		{"status", "echo wrong version; exit 3",
 			[]string{`"echo wrong version; exit 3" failed with exit status 3`, "\n  wrong version"}, nil},
 		{"silent", "exit 1", []string{"(it printed nothing)"}, nil},
-		{"signal", "kill -ABRT $$", []string{"signal SIGABRT"}, []string{"memory"}},
+		{"signal", "kill -ABRT $$", []string{"exit status 134, which stands for signal SIGABRT"}, []string{"memory"}},
 		{"out of memory", "kill -KILL $$", []string{"signal SIGKILL", "memory"}, nil},
+		{"says that it was killed", "exit 137", []string{"exit status 137", "signal SIGKILL", "memory"}, nil},
 		{"only the last ten lines", "seq 1 100; exit 1",
 			[]string{"\n  91\n  92\n", "\n  100"}, []string{"\n  90\n"}},
 		{"one endless line", "head -c 100000 /dev/zero | tr '\\0' x; exit 1",
@@ -88,7 +97,7 @@ func TestAFailureNamesCommandStatusAndOutput(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			err := build.Run(t.Context(), build.Spec{
+			err := run(t, t.Context(), sandbox.Job{
 				Dir:      t.TempDir(),
 				Commands: []string{c.command, "touch never"},
 			}, io.Discard)
@@ -113,7 +122,7 @@ func TestAFailureNamesCommandStatusAndOutput(t *testing.T) {
 }
 
 func TestADirectoryThatIsGoneIsNotTheReleasesFault(t *testing.T) {
-	err := build.Run(t.Context(), build.Spec{
+	err := run(t, t.Context(), sandbox.Job{
 		Dir: filepath.Join(t.TempDir(), "gone"), Commands: []string{"true"},
 	}, io.Discard)
 	if err == nil || fault.ReasonOf(err).CondemnsRelease() {
@@ -122,10 +131,10 @@ func TestADirectoryThatIsGoneIsNotTheReleasesFault(t *testing.T) {
 }
 
 func TestABuildOutOfTimeIsStopped(t *testing.T) {
-	err := build.Run(t.Context(), build.Spec{
+	err := run(t, t.Context(), sandbox.Job{
 		Dir:      t.TempDir(),
 		Commands: []string{"echo started; sleep 600"},
-		Timeout:  200 * time.Millisecond,
+		Limits:   sandbox.Limits{Timeout: 200 * time.Millisecond},
 		Grace:    5 * time.Second,
 	}, io.Discard)
 	if fault.ReasonOf(err) != api.ReasonBuildFailed {
@@ -143,8 +152,8 @@ func TestTheTimeoutIsOfTheWholeBuild(t *testing.T) {
 	for i := range commands {
 		commands[i] = "sleep 0.1"
 	}
-	err := build.Run(t.Context(), build.Spec{
-		Dir: t.TempDir(), Commands: commands, Timeout: 300 * time.Millisecond,
+	err := run(t, t.Context(), sandbox.Job{
+		Dir: t.TempDir(), Commands: commands, Limits: sandbox.Limits{Timeout: 300 * time.Millisecond},
 	}, io.Discard)
 	if fault.ReasonOf(err) != api.ReasonBuildFailed {
 		t.Fatalf("fifty short commands outlived the timeout: %v", err)
@@ -154,10 +163,10 @@ func TestTheTimeoutIsOfTheWholeBuild(t *testing.T) {
 // A build may clean up on SIGTERM; ending with status 0 then is no success.
 func TestAStoppedBuildThatExitsCleanlyHasFailed(t *testing.T) {
 	var out bytes.Buffer
-	err := build.Run(t.Context(), build.Spec{
+	err := run(t, t.Context(), sandbox.Job{
 		Dir:      t.TempDir(),
 		Commands: []string{"trap 'echo cleaned; exit 0' TERM; while :; do sleep 0.05; done"},
-		Timeout:  200 * time.Millisecond,
+		Limits:   sandbox.Limits{Timeout: 200 * time.Millisecond},
 		Grace:    10 * time.Second,
 	}, &out)
 	if fault.ReasonOf(err) != api.ReasonBuildFailed {
@@ -171,10 +180,10 @@ func TestAStoppedBuildThatExitsCleanlyHasFailed(t *testing.T) {
 func TestABuildThatIgnoresSIGTERMIsKilledAfterTheGrace(t *testing.T) {
 	// Shell and child ignore the signal, so only a kill of the group ends both.
 	pids, out := watch(t)
-	err := build.Run(t.Context(), build.Spec{
+	err := run(t, t.Context(), sandbox.Job{
 		Dir:      t.TempDir(),
 		Commands: []string{`trap "" TERM; echo $$; sh -c 'echo $$; sleep 600; :'; :`},
-		Timeout:  300 * time.Millisecond,
+		Limits:   sandbox.Limits{Timeout: 300 * time.Millisecond},
 		Grace:    200 * time.Millisecond,
 	}, out)
 	if fault.ReasonOf(err) != api.ReasonBuildFailed {
@@ -191,7 +200,7 @@ func TestACancelledBuildIsKilledAndNotCondemned(t *testing.T) {
 	pids, out := watch(t)
 	done := make(chan error, 1)
 	go func() {
-		done <- build.Run(ctx, build.Spec{
+		done <- run(t, ctx, sandbox.Job{
 			Dir:      t.TempDir(),
 			Commands: []string{`echo $$; sleep 600 & echo $!; wait`, "touch never"},
 			Grace:    5 * time.Second,
@@ -221,7 +230,7 @@ func TestWhatABuildLeavesBehindIsKilled(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var out bytes.Buffer
 			start := time.Now()
-			err := build.Run(t.Context(), build.Spec{Dir: t.TempDir(), Commands: []string{c.command}}, &out)
+			err := run(t, t.Context(), sandbox.Job{Dir: t.TempDir(), Commands: []string{c.command}}, &out)
 			if failed := strings.Contains(c.command, "exit 1"); (err != nil) != failed {
 				t.Fatal(err)
 			}
@@ -239,7 +248,7 @@ func TestWhatABuildLeavesBehindIsKilled(t *testing.T) {
 }
 
 func TestALogThatCannotBeWrittenIsReported(t *testing.T) {
-	err := build.Run(t.Context(), build.Spec{
+	err := run(t, t.Context(), sandbox.Job{
 		Dir: t.TempDir(), Commands: []string{"head -c 1000000 /dev/zero"},
 	}, &fullAfter{n: 40})
 	if fault.ReasonOf(err) != api.ReasonDiskFull {

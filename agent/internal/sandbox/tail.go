@@ -1,6 +1,7 @@
-package build
+package sandbox
 
 import (
+	"bytes"
 	"regexp"
 	"strings"
 	"unicode"
@@ -53,8 +54,13 @@ func (t *tail) lines() []string {
 	return lines[max(0, len(lines)-tailLines):]
 }
 
-// quote renders the lines as the end of an error, indented below it.
-func (t *tail) quote() string {
+// quote renders what the command printed last as the end of an error, indented
+// below it.
+func (t *tail) quote(command string) string {
+	header := "$ " + command + "\n"
+	if i := bytes.LastIndex(t.buf, []byte(header)); i >= 0 {
+		t.buf = t.buf[i+len(header):]
+	}
 	if len(strings.TrimSpace(string(t.buf))) == 0 {
 		return " (it printed nothing)"
 	}

@@ -1,0 +1,128 @@
+package sandbox
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// script runs its arguments as commands, and writes the exit status of each on a
+// line to standard error, which they do not get: theirs goes to standard output.
+// It outlives a SIGTERM to all of them, for it then still has to tell how the
+// command ended that it waits for.
+const script = `exec 3>&2 2>&1
+trap stopped=1 TERM
+for c do
+	printf '$ %s\n' "$c"
+	/bin/sh -c "$c" 3>&-
+	s=$?
+	echo "$s" >&3
+	[ "$s" = 0 ] || exit "$s"
+	[ -z "${stopped-}" ] || exit 143
+done
+`
+
+// argv is what runs the script with the commands.
+func (j Job) argv() []string {
+	return append([]string{"/bin/sh", "-c", script, "sh"}, j.Commands...)
+}
+
+// statuses reads what the script wrote, as far as it is whole.
+func statuses(b []byte) []int {
+	var all []int
+	for line := range strings.Lines(string(b)) {
+		s, err := strconv.Atoi(strings.TrimSuffix(line, "\n"))
+		if err != nil || !strings.HasSuffix(line, "\n") {
+			break
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// describe says how a command ended that did not succeed. A shell tells signals
+// as 128 and the number.
+func describe(status int) string {
+	how := fmt.Sprintf("failed with exit status %d", status)
+	name := ""
+	if status > 128 {
+		name = unix.SignalName(syscall.Signal(status - 128))
+	}
+	if name != "" {
+		how += ", which stands for signal " + name
+	}
+	if status == 128+int(syscall.SIGKILL) {
+		how += " (not sent by the agent: the machine may be out of memory)"
+	}
+	return how
+}
+
+// full tells whether a job in dir failed for want of space or inodes, which says
+// nothing about the release.
+func full(dir string) bool {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil {
+		return false
+	}
+	const nothing = 1 << 20
+	return st.Bavail*uint64(st.Bsize) < nothing || st.Files > 0 && st.Ffree == 0
+}
+
+// defaultPath is where programs are looked for when the agent itself has no PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// environment is the whole environment but for the secrets.
+func (j Job) environment() []string {
+	var all []string
+	set := map[string]bool{}
+	for _, kv := range j.Env {
+		name, _, _ := strings.Cut(kv, "=")
+		set[name] = true
+		if name != Marker {
+			all = append(all, kv)
+		}
+	}
+	fill := func(name, value string) {
+		if !set[name] {
+			all = append(all, name+"="+value)
+		}
+	}
+	fill("PATH", cmp.Or(os.Getenv("PATH"), defaultPath))
+	if j.Cache == "" {
+		fill("HOME", home())
+	} else {
+		fill("HOME", j.Cache)
+		fill("XDG_CACHE_HOME", j.Cache)
+		fill("LOCKSTEP_CACHE", j.Cache)
+	}
+	return append(all, Marker+"="+j.Name)
+}
+
+// secrets are the variables with the secrets, in a settled order.
+func (j Job) secrets() []string {
+	var all []string
+	for k, v := range j.Secrets {
+		all = append(all, k+"="+v)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// home is the home directory of the agent's user. A system service has no HOME in
+// its environment.
+func home() string {
+	if dir := os.Getenv("HOME"); dir != "" {
+		return dir
+	}
+	if u, err := user.Current(); err == nil && u.HomeDir != "" {
+		return u.HomeDir
+	}
+	return "/"
+}
