@@ -29,6 +29,7 @@ var (
 type brokered struct {
 	broker Broker
 	place  api.BalancerRequest // node, app, target, and balancer
+	caps   lbclient.Caps       // of the last answer that told
 }
 
 // NewBrokered returns the provider for a node's own target of an app that is
@@ -48,7 +49,27 @@ func (p *brokered) ask(ctx context.Context, op api.BalancerOp, r *lbclient.Resto
 	if err != nil {
 		return out, p.rebuild(op, err)
 	}
+	if out.Caps != nil {
+		p.caps = lbclient.Caps(*out.Caps)
+	}
 	return out, nil
+}
+
+// Caps implements [lbclient.Describer]. It claims nothing before the first
+// answer, which carries what the coordinator's provider says of itself.
+func (p *brokered) Caps() lbclient.Caps { return p.caps }
+
+// Timing implements [lbclient.Timed].
+func (p *brokered) Timing(ctx context.Context) (lbclient.Timing, error) {
+	out, err := p.ask(ctx, api.OpTiming, nil, 0)
+	if err != nil {
+		return lbclient.Timing{}, err
+	}
+	c := out.Check
+	if c == nil {
+		return lbclient.Timing{}, p.missing(api.OpTiming, "check")
+	}
+	return lbclient.Timing{Interval: c.Interval.D(), Timeout: c.Timeout.D(), Fall: c.Fall, Rise: c.Rise}, nil
 }
 
 // op names an operation, for messages.

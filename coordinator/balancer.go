@@ -82,21 +82,23 @@ func nodeOf(b *config.Balancer, server string) string {
 	return server
 }
 
-// newBroker prepares the broker for every balancer with via: coordinator.
+// newBroker prepares the broker for every balancer with via: coordinator, and the
+// way back for those that had it when a turn began and have it no more.
 func newBroker(f *config.Fleet, engine broker.Engine, log *slog.Logger) (*broker.Broker, error) {
 	cfg := broker.Config{Engine: engine, Log: log}
 	for _, b := range f.Balancers {
-		if b.Via != config.ViaCoordinator {
+		left := b.Via != config.ViaCoordinator
+		p, ok := products[b.Type]
+		if !ok && left {
 			continue
 		}
-		p, ok := products[b.Type]
 		if !ok {
 			return nil, fmt.Errorf("cannot speak to balancer %s: the coordinator knows no type %q; write via: agent", b.Name, b.Type)
 		}
 		cfg.Balancers = append(cfg.Balancers, broker.Balancer{
 			Name: b.Name, MinHealthy: b.MinHealthy, SameView: p.sameView, ReadsPerSecond: p.readsPerSecond,
-			Server: b.Server,
-			Open:   func(server string) (lbclient.Provider, error) { return p.open(b, server) },
+			Server: b.Server, WayBackOnly: left,
+			Open: func(server string) (lbclient.Provider, error) { return p.open(b, server) },
 		})
 	}
 	for _, a := range f.Apps {

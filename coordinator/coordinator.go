@@ -59,6 +59,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 
+	if err := keepsTheWayBack(ctx, st, fleet, o.Config); err != nil {
+		return err
+	}
 	m := metrics.New(o.Version)
 	run, err := runner.New(ctx, runner.Config{
 		Store: st, Pools: pools(fleet), NodeTimeout: fleet.Coordinator.NodeTimeout, Log: o.Log, Committed: m.Committed,

@@ -27,6 +27,7 @@ const (
 	OpForceIdle    BalancerOp = "force_idle"
 	OpBeginRejoin  BalancerOp = "begin_rejoin"
 	OpRejoinStatus BalancerOp = "rejoin_status"
+	OpTiming       BalancerOp = "timing"
 )
 
 // Changes tells whether the operation changes the balancer.
@@ -63,6 +64,25 @@ type BalancerAnswer struct {
 	Drain   *BalancerDrain   `json:"drain,omitempty"`
 	Rejoin  *BalancerRejoin  `json:"rejoin,omitempty"`
 	Pool    *BalancerPool    `json:"pool,omitempty"`
+	Check   *BalancerCheck   `json:"check,omitempty"`
+	// Caps comes with every answer: it is the provider's own word for all of them.
+	Caps *BalancerCaps `json:"caps,omitempty"`
+}
+
+// BalancerCaps is what a balancer's answers are worth and what a change costs.
+type BalancerCaps struct {
+	Health       bool   `json:"health,omitempty"`       // "serving" is the balancer's own word
+	InFlight     bool   `json:"in_flight,omitempty"`    // "idle" is the balancer's own count
+	Disturbs     string `json:"disturbs,omitempty"`     // what a change costs other clients
+	Undocumented string `json:"undocumented,omitempty"` // what nobody documents about the product
+}
+
+// BalancerCheck is how a balancer checks the health of its members.
+type BalancerCheck struct {
+	Interval Duration `json:"interval"`
+	Timeout  Duration `json:"timeout"`
+	Fall     int      `json:"fall"` // failures in a row that take a member out
+	Rise     int      `json:"rise"` // passes in a row that take it back in
 }
 
 // BalancerRestore is how a target stood in its balancer before a drain. It

@@ -169,6 +169,19 @@ func (e Reported) apply(m *machine) error {
 	return nil
 }
 
+func (e BalancerAsked) apply(m *machine) error {
+	a := m.App(e.App)
+	if a == nil {
+		return m.unknownApp(e.App)
+	}
+	r := a.Live
+	if r == nil {
+		r = a.Last
+	}
+	m.note(r, m.Target(e.Target), NoteBalancer, e.Class, "%s", e.Text)
+	return nil
+}
+
 func (e HoldRequested) apply(m *machine) error {
 	a := m.App(e.App)
 	if a == nil {

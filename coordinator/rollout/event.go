@@ -169,6 +169,17 @@ type UnholdRequested struct {
 	By  string    `json:"by"`
 }
 
+// BalancerAsked tells that an agent asked the coordinator to change a balancer
+// for its target, and what became of it. It changes nothing but the timeline.
+type BalancerAsked struct {
+	At     time.Time `json:"at"`
+	App    string    `json:"app"`
+	Target TargetID  `json:"target"`
+	// Class is that of the balancer's error; "" when it was done.
+	Class Reason `json:"class,omitempty"`
+	Text  string `json:"text"` // who asked, for what, and the result
+}
+
 func (e Configured) at() time.Time        { return e.At }
 func (e Started) at() time.Time           { return e.At }
 func (e Tick) at() time.Time              { return e.At }
@@ -182,6 +193,7 @@ func (e AbortRequested) at() time.Time    { return e.At }
 func (e RetryRequested) at() time.Time    { return e.At }
 func (e HoldRequested) at() time.Time     { return e.At }
 func (e UnholdRequested) at() time.Time   { return e.At }
+func (e BalancerAsked) at() time.Time     { return e.At }
 
 // Effect is something to do after the new state is stored.
 type Effect interface{ effect() }
@@ -244,6 +256,7 @@ const (
 	NoteResumed     Note = "resumed"
 	NoteHeld        Note = "held"
 	NoteUnheld      Note = "unheld"
+	NoteBalancer    Note = "balancer" // a change that the coordinator was asked to make for an agent
 	NoteReleaseBad  Note = "release_bad"
 	NoteReleaseStab Note = "release_stable"
 )

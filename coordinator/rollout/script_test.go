@@ -151,6 +151,12 @@ func (s *stage) request(verb string, args []string) error {
 			ev.Until = at.Add(d)
 		}
 		return s.step(ev)
+	case "balancer":
+		ev := rollout.BalancerAsked{At: at, App: app, Target: rollout.TargetName(app, args[1]), Text: args[1] + " asked for " + args[2]}
+		if len(args) > 3 {
+			ev.Class, ev.Text = rollout.Reason(args[3]), ev.Text+": not done"
+		}
+		return s.step(ev)
 	case "unhold":
 		return s.step(rollout.UnholdRequested{At: at, App: app, By: by})
 	}

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
@@ -20,6 +23,9 @@ type balancer struct {
 	budget *rate.Limiter
 
 	changing chan struct{} // held by the change under way
+	// refused is what was last not done for each target, in short. It belongs to
+	// who holds changing.
+	refused map[string]string
 
 	mu    sync.Mutex
 	doing string // the change under way, in words
@@ -35,6 +41,15 @@ type balancer struct {
 type seat struct {
 	server          string
 	reader, changer lane
+	described       atomic.Pointer[lbclient.Caps] // once there is a provider
+}
+
+// caps is what the seat's provider says of itself; false before there is one.
+func (s *seat) caps() (lbclient.Caps, bool) {
+	if c := s.described.Load(); c != nil {
+		return *c, true
+	}
+	return lbclient.Caps{}, false
 }
 
 // lane is a provider, for one goroutine at a time.
@@ -42,6 +57,8 @@ type lane struct {
 	free     chan struct{}
 	open     func() (lbclient.Provider, error)
 	provider lbclient.Provider
+	// panicked is told of a panic in the provider, and returns the error for it.
+	panicked func(p any) error
 }
 
 func newBalancer(b *Broker, cfg Balancer) *balancer {
@@ -50,7 +67,7 @@ func newBalancer(b *Broker, cfg Balancer) *balancer {
 	}
 	x := &balancer{
 		b: b, cfg: cfg, budget: rate.NewLimiter(rate.Limit(cfg.ReadsPerSecond), max(2, int(2*cfg.ReadsPerSecond))),
-		changing: make(chan struct{}, 1), seats: map[string]*seat{}, looks: map[string]*look{},
+		changing: make(chan struct{}, 1), seats: map[string]*seat{}, looks: map[string]*look{}, refused: map[string]string{},
 	}
 	return x
 }
@@ -60,12 +77,19 @@ func (x *balancer) seat(server string) *seat {
 	defer x.mu.Unlock()
 	s := x.seats[server]
 	if s == nil {
-		open := func() (lbclient.Provider, error) { return x.cfg.Open(server) }
-		s = &seat{
-			server:  server,
-			reader:  lane{free: make(chan struct{}, 1), open: open},
-			changer: lane{free: make(chan struct{}, 1), open: open},
+		s = &seat{server: server}
+		open := func() (lbclient.Provider, error) {
+			p, err := x.cfg.Open(server)
+			if err == nil {
+				caps := lbclient.CapsOf(p)
+				s.described.Store(&caps)
+			}
+			return p, err
 		}
+		lane := func(class lbclient.Class) lane {
+			return lane{free: make(chan struct{}, 1), open: open, panicked: func(p any) error { return x.panicked(server, class, p) }}
+		}
+		s.reader, s.changer = lane(lbclient.ClassTransient), lane(lbclient.ClassAmbiguous)
 		x.seats[server] = s
 	}
 	return s
@@ -87,13 +111,21 @@ func (x *balancer) close() error {
 }
 
 // use calls f with the lane's provider, once it is free.
-func (l *lane) use(ctx context.Context, f func(context.Context, lbclient.Provider) error) error {
+// A provider that panics is forgotten, for nobody knows what state it is in, and
+// the next call begins with a new one.
+func (l *lane) use(ctx context.Context, f func(context.Context, lbclient.Provider) error) (err error) {
 	select {
 	case l.free <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	defer func() { <-l.free }()
+	defer func() {
+		if p := recover(); p != nil {
+			l.provider = nil
+			err = l.panicked(p)
+		}
+	}()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -105,6 +137,14 @@ func (l *lane) use(ctx context.Context, f func(context.Context, lbclient.Provide
 		l.provider = p
 	}
 	return f(ctx, l.provider)
+}
+
+// panicked writes down a panic with where it came from. The class says what is
+// known then: of a change, that it may have been carried out.
+func (x *balancer) panicked(server string, class lbclient.Class, p any) error {
+	x.b.cfg.Log.Error("A provider panicked", "balancer", x.cfg.Name, "server", server, "panic", p, "stack", string(debug.Stack()))
+	return &lbclient.Error{Class: class, Op: fmt.Sprintf("speak to balancer %s for %s", x.cfg.Name, server),
+		Text: fmt.Sprintf("deploy-coordinator made a mistake (panic: %v), of which its log has the stack; please report it", p)}
 }
 
 // read takes a look that the budget has room for.
@@ -220,13 +260,34 @@ func (x *balancer) underWay() string {
 	return x.doing
 }
 
-// audit writes down every change and every refusal of one.
+// audit writes down every change and every refusal of one, in the log and in the
+// timeline of the target's rollout. There, what an agent asks for again and again
+// while it is refused for one reason stands once. The caller holds x.changing.
 func (x *balancer) audit(req api.BalancerRequest, begun time.Time, err error) {
-	log := x.b.cfg.Log.With("balancer", x.cfg.Name, "node", req.Node, "app", req.App, "target", req.Target, "op", req.Op,
-		"took", time.Since(begun).Round(time.Millisecond))
+	took := time.Since(begun).Round(time.Millisecond)
+	log := x.b.cfg.Log.With("balancer", x.cfg.Name, "node", req.Node, "app", req.App, "target", req.Target, "op", req.Op, "took", took)
+	note := rollout.BalancerAsked{App: req.App, Target: rollout.TargetID(req.Target)}
+	asked := fmt.Sprintf("%s asked for %s of %s at %s", req.Node, req.Op, req.Target, x.cfg.Name)
 	if err != nil {
-		log.Warn("Balancer not changed as asked", "class", lbclient.ClassOf(err), "error", err)
-		return
+		class := lbclient.ClassOf(err)
+		log.Warn("Balancer not changed as asked", "class", class, "error", err)
+		short := fmt.Sprintf("%s %s", req.Op, class)
+		if x.refused[req.Target] == short {
+			return
+		}
+		x.refused[req.Target] = short
+		note.Class, note.Text = rollout.Reason(class), fmt.Sprintf("%s: not done (%s): %v", asked, class, err)
+	} else {
+		log.Info("Balancer changed")
+		delete(x.refused, req.Target)
+		note.Text = fmt.Sprintf("%s: done in %s", asked, took)
 	}
-	log.Info("Balancer changed")
+	_, failed := x.b.cfg.Engine.Apply(context.Background(), req.App, func(at time.Time) rollout.Event {
+		note.At = at
+		return note
+	})
+	var unknown *rollout.Refused // the app is gone, and with it its timeline
+	if failed != nil && !errors.As(failed, &unknown) {
+		log.Error("Cannot write a change of a balancer to the timeline", "error", failed)
+	}
 }

@@ -3,8 +3,8 @@
 //
 // An agent may act for the targets on its own node, and may drain one only while
 // the engine gives it a turn. Changes to one balancer come one after the other,
-// each is written to the log, and the number of others that must serve is the
-// configuration's. Looks share a budget for each balancer, and equal ones that
+// each is written to the log and to its rollout's timeline, and the number of
+// others that must serve is the configuration's. Looks share a budget for each balancer, and equal ones that
 // come close together are one.
 package broker
 
@@ -43,6 +43,9 @@ type Balancer struct {
 	Open func(server string) (lbclient.Provider, error)
 	// Server is the name in the balancer of whatever runs on a node.
 	Server func(node string) string
+	// WayBackOnly: agents speak to it themselves. It is here for those that began a
+	// turn while the coordinator spoke to it, and must put their target back.
+	WayBackOnly bool
 	// SameView tells that Observe shows the same members by the same names
 	// whichever target the provider is for, so that one look serves all.
 	SameView bool
@@ -58,9 +61,11 @@ type App struct {
 	Servers  map[string]string // by node: the target's name in the balancer
 }
 
-// Engine tells which targets have a turn; the runner is one.
+// Engine tells which targets have a turn, and keeps the timelines of their
+// rollouts; the runner is one.
 type Engine interface {
 	View(app string) (rollout.State, bool)
+	Apply(ctx context.Context, app string, make func(at time.Time) rollout.Event) ([]rollout.Effect, error)
 }
 
 // Config is what a broker is made of.
@@ -99,7 +104,7 @@ func New(cfg Config) *Broker {
 		b.balancers[x.Name] = newBalancer(b, x)
 	}
 	for _, a := range cfg.Apps {
-		if b.balancers[a.Balancer] != nil {
+		if x := b.balancers[a.Balancer]; x != nil && !x.cfg.WayBackOnly {
 			b.apps[a.Name] = a
 		}
 	}
@@ -141,10 +146,13 @@ func (b *Broker) place(node string, req api.BalancerRequest) (*balancer, *seat, 
 	}
 	a, ok := b.apps[req.App]
 	server, placed := a.Servers[node]
-	if x := b.balancers[req.Balancer]; !placed && x != nil && x.cfg.Server != nil && wayBack(req.Op) && req.Target == string(rollout.TargetName(req.App, node)) {
+	elsewhere := !placed || req.Balancer != "" && req.Balancer != a.Balancer
+	if x := b.balancers[req.Balancer]; elsewhere && x != nil && x.cfg.Server != nil && wayBack(req.Op) && req.Target == string(rollout.TargetName(req.App, node)) {
 		return x, x.seat(x.cfg.Server(node)), nil
 	}
 	switch {
+	case elsewhere && placed && wayBack(req.Op) && b.balancers[req.Balancer] == nil:
+		return nil, nil, refuse("there is no balancer %q in fleet.yaml any more, so %s cannot be put back there; put it back into the file and restart deploy-coordinator", req.Balancer, req.Target)
 	case !ok:
 		return nil, nil, refuse("app %q is behind no balancer that the coordinator speaks to", req.App)
 	case !placed:
@@ -157,8 +165,9 @@ func (b *Broker) place(node string, req api.BalancerRequest) (*balancer, *seat, 
 }
 
 // wayBack tells whether the operation belongs to a target's way back into
-// rotation. An agent may finish that also when its app was taken out of the
-// configuration in mid-turn, for else nobody would.
+// rotation. An agent may finish that also when in mid-turn its app was taken out
+// of the configuration or put behind another balancer, or the balancer was left
+// to the agents, for else nobody would.
 func wayBack(op api.BalancerOp) bool {
 	return op == api.OpDrainStatus || op == api.OpBeginRejoin || op == api.OpRejoinStatus
 }
@@ -167,7 +176,7 @@ func wayBack(op api.BalancerOp) bool {
 func (b *Broker) carryOut(ctx context.Context, x *balancer, s *seat, req api.BalancerRequest) (out api.BalancerAnswer, err error) {
 	var r lbclient.Restore
 	switch req.Op {
-	case api.OpPreflight, api.OpObserve, api.OpSnapshot:
+	case api.OpPreflight, api.OpObserve, api.OpSnapshot, api.OpTiming:
 	case api.OpBeginDrain, api.OpDrainStatus, api.OpForceIdle, api.OpBeginRejoin, api.OpRejoinStatus:
 		if req.Restore == nil {
 			return out, &lbclient.Error{Class: lbclient.ClassInvalid, Op: fmt.Sprintf("%s %s", req.Op, req.Target), Text: "the request has no restore"}
@@ -186,6 +195,12 @@ func (b *Broker) carryOut(ctx context.Context, x *balancer, s *seat, req api.Bal
 		out.Pool = wirePool(pool)
 	case api.OpPreflight:
 		err = x.read(ctx, s, func(ctx context.Context, p lbclient.Provider) error { return p.Preflight(ctx) })
+	case api.OpTiming:
+		err = x.read(ctx, s, func(ctx context.Context, p lbclient.Provider) error {
+			t, err := timing(ctx, p)
+			out.Check = &api.BalancerCheck{Interval: api.Duration(t.Interval), Timeout: api.Duration(t.Timeout), Fall: t.Fall, Rise: t.Rise}
+			return err
+		})
 	case api.OpSnapshot:
 		err = x.read(ctx, s, func(ctx context.Context, p lbclient.Provider) error {
 			r, err := p.Snapshot(ctx)
@@ -208,6 +223,9 @@ func (b *Broker) carryOut(ctx context.Context, x *balancer, s *seat, req api.Bal
 		})
 	default:
 		err = x.change(ctx, s, req, r)
+	}
+	if caps, known := s.caps(); known {
+		out.Caps = (*api.BalancerCaps)(&caps)
 	}
 	return out, err
 }

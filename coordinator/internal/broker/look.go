@@ -90,28 +90,58 @@ func (b *Broker) Observe(ctx context.Context, balancer, server string) (lbclient
 	return x.observe(ctx, x.seat(server))
 }
 
+// Checked is what a preflight brought.
+type Checked struct {
+	Timing *lbclient.Timing // nil where the balancer does not tell
+	Caps   lbclient.Caps
+}
+
 // Preflight checks for the coordinator itself that a target could be drained,
 // and how its balancer checks its health, where that tells.
-func (b *Broker) Preflight(ctx context.Context, balancer, server string) (*lbclient.Timing, error) {
+func (b *Broker) Preflight(ctx context.Context, balancer, server string) (Checked, error) {
 	x := b.balancers[balancer]
 	if x == nil {
-		return nil, fmt.Errorf("the coordinator does not speak to a balancer %q", balancer)
+		return Checked{}, fmt.Errorf("the coordinator does not speak to a balancer %q", balancer)
 	}
-	var timing *lbclient.Timing
+	var out Checked
 	err := x.read(ctx, x.seat(server), func(ctx context.Context, p lbclient.Provider) error {
 		if err := p.Preflight(ctx); err != nil {
 			return err
 		}
-		if timed, ok := p.(lbclient.Timed); ok {
-			t, err := timed.Timing(ctx)
-			switch {
-			case err == nil:
-				timing = &t
-			case lbclient.ClassOf(err) != lbclient.ClassUnsupported:
-				return err
-			}
+		switch t, err := timing(ctx, p); {
+		case err == nil:
+			out.Timing = &t
+		case lbclient.ClassOf(err) != lbclient.ClassUnsupported:
+			return err
 		}
 		return nil
 	})
-	return timing, err
+	out.Caps = b.Caps(balancer, server)
+	return out, err
+}
+
+// Caps is what the provider for a target says of itself. It asks nobody.
+func (b *Broker) Caps(balancer, server string) lbclient.Caps {
+	x := b.balancers[balancer]
+	if x == nil {
+		return lbclient.Caps{}
+	}
+	s := x.seat(server)
+	if c, known := s.caps(); known {
+		return c
+	}
+	// One that cannot be opened claims nothing; a use of it says why.
+	ctx, cancel := context.WithTimeout(context.Background(), x.b.cfg.AnswerWithin)
+	defer cancel()
+	_ = s.reader.use(ctx, func(context.Context, lbclient.Provider) error { return nil })
+	c, _ := s.caps()
+	return c
+}
+
+// timing is how the balancer checks, ClassUnsupported where it does not tell.
+func timing(ctx context.Context, p lbclient.Provider) (lbclient.Timing, error) {
+	if timed, ok := p.(lbclient.Timed); ok {
+		return timed.Timing(ctx)
+	}
+	return lbclient.Timing{}, &lbclient.Error{Class: lbclient.ClassUnsupported, Op: "read the timing of checks", Text: "the balancer cannot say"}
 }

@@ -2,10 +2,13 @@ package broker_test
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +30,8 @@ import (
 type turns struct {
 	mu   sync.Mutex
 	none map[string]bool // nodes without a turn
+	// lines are what the timeline got.
+	lines []string
 }
 
 func (e *turns) View(app string) (rollout.State, bool) {
@@ -41,6 +46,24 @@ func (e *turns) View(app string) (rollout.State, bool) {
 		s.Targets = append(s.Targets, t)
 	}
 	return s, true
+}
+
+// Apply keeps the lines that go to the timeline.
+func (e *turns) Apply(_ context.Context, app string, make func(at time.Time) rollout.Event) ([]rollout.Effect, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ev, ok := make(time.Now()).(rollout.BalancerAsked)
+	if !ok || ev.App != app || ev.At.IsZero() {
+		return nil, fmt.Errorf("%s was told %+v", app, ev)
+	}
+	e.lines = append(e.lines, string(ev.Target)+" "+string(ev.Class)+": "+ev.Text)
+	return nil, nil
+}
+
+func (e *turns) timeline() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.lines)
 }
 
 func (e *turns) take(node string) {
@@ -169,13 +192,12 @@ func newWorld(t *testing.T, change ...func(*broker.Config)) *world {
 	w.URL = w.lb.URL("web")
 	w.house = newHouse(t, broker.Balancer{MinHealthy: 1, SameView: true, ReadsPerSecond: 10000, Open: w.open}, change...)
 	w.Await("all serve", func() bool {
-		p, err := w.Provider("w1").Observe(t.Context())
-		for _, m := range p.Members {
-			if m.Phase != lbclient.PhaseServing || !strings.Contains(w.command("show stat web 4 -1"), "L7OK") {
+		for _, n := range w.Targets() {
+			if w.phase(n) != lbclient.PhaseServing {
 				return false
 			}
 		}
-		return err == nil
+		return strings.Contains(w.command("show stat web 4 -1"), "L7OK")
 	})
 	return w
 }

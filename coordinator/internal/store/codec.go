@@ -42,6 +42,7 @@ var events = []kind[rollout.Event]{
 	kindOf[rollout.RetryRequested, rollout.Event]("retry_requested"),
 	kindOf[rollout.HoldRequested, rollout.Event]("hold_requested"),
 	kindOf[rollout.UnholdRequested, rollout.Event]("unhold_requested"),
+	kindOf[rollout.BalancerAsked, rollout.Event]("balancer_asked"),
 }
 
 var effects = []kind[rollout.Effect]{

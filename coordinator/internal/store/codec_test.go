@@ -44,6 +44,7 @@ var samples = []rollout.Event{
 	rollout.RetryRequested{At: noon, App: "blog", By: "ann"},
 	rollout.HoldRequested{At: noon, App: "blog", By: "ann", Reason: "holiday", Until: noon.Add(time.Hour)},
 	rollout.UnholdRequested{At: noon, App: "blog", By: "ann"},
+	rollout.BalancerAsked{At: noon, App: "blog", Target: "blog@web1", Class: "unsafe", Text: "web1 asked"},
 }
 
 var sampleEffects = []rollout.Effect{
@@ -92,7 +93,7 @@ func TestStoredFormStays(t *testing.T) {
 		names = append(names, k.name)
 	}
 	want := "configured started tick node_lost reported deploy_requested rollback_requested pause_requested resume_requested " +
-		"abort_requested retry_requested hold_requested unhold_requested assign changed noted"
+		"abort_requested retry_requested hold_requested unhold_requested balancer_asked assign changed noted"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("names\n%s, expected\n%s", got, want)
 	}

@@ -33,6 +33,8 @@ const DefaultLimit = 1000
 type Store interface {
 	// Load returns a pool and its version; ErrNotFound before its first Commit.
 	Load(ctx context.Context, pool string) (rollout.State, int64, error)
+	// Pools returns the names of all pools that were ever committed, sorted.
+	Pools(ctx context.Context) ([]string, error)
 	// Commit stores one step of a pool in one transaction: its state under the
 	// next version, the event, the changed rollouts, and the timeline. It
 	// returns the new version, or ErrConflict.

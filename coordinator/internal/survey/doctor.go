@@ -207,12 +207,12 @@ func (s *Survey) preflight(ctx context.Context, c *checks, b *config.Balancer, p
 		done[p.node] = true
 		subject := fmt.Sprintf("%s at %s", p.server, b.Name)
 		if b.Via == config.ViaCoordinator {
-			t, err := s.cfg.Broker.Preflight(ctx, b.Name, p.server)
+			checked, err := s.cfg.Broker.Preflight(ctx, b.Name, p.server)
 			if err != nil {
 				c.add(resultOf(lbclient.ClassOf(err)), subject, "%v", err)
 				continue
 			}
-			if t != nil {
+			if t := checked.Timing; t != nil {
 				timing = &api.BalancerTiming{DownWithin: api.Duration(t.DownWithin()), UpWithin: api.Duration(t.UpWithin())}
 			}
 			fine++

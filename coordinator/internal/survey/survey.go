@@ -27,7 +27,8 @@ type Engine interface {
 // Broker speaks to the balancers with via: coordinator.
 type Broker interface {
 	Observe(ctx context.Context, balancer, server string) (lbclient.Pool, error)
-	Preflight(ctx context.Context, balancer, server string) (*lbclient.Timing, error)
+	Preflight(ctx context.Context, balancer, server string) (broker.Checked, error)
+	Caps(balancer, server string) lbclient.Caps
 }
 
 // Config is what a survey looks at.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/broker"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/runner"
 	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
@@ -51,6 +52,7 @@ type stage struct {
 	pool     lbclient.Pool
 	broken   error
 	timing   *lbclient.Timing
+	caps     lbclient.Caps
 	*Survey
 }
 
@@ -72,9 +74,11 @@ func (s *stage) Observe(_ context.Context, balancer, server string) (lbclient.Po
 	return s.pool, s.broken
 }
 
-func (s *stage) Preflight(context.Context, string, string) (*lbclient.Timing, error) {
-	return s.timing, s.broken
+func (s *stage) Preflight(context.Context, string, string) (broker.Checked, error) {
+	return broker.Checked{Timing: s.timing, Caps: s.caps}, s.broken
 }
+
+func (s *stage) Caps(string, string) lbclient.Caps { return s.caps }
 
 // newStage is a fleet in which all is well.
 func newStage(t *testing.T, change ...string) *stage {

@@ -22,6 +22,15 @@ func (s *Store) Load(ctx context.Context, pool string) (rollout.State, int64, er
 	return state, version, nil
 }
 
+// Pools implements [store.Store].
+func (s *Store) Pools(ctx context.Context) ([]string, error) {
+	names, err := query(ctx, s, func(r scanner) (name string, err error) { return name, r.Scan(&name) }, `SELECT name FROM pools ORDER BY name`)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the pools: %w", err)
+	}
+	return names, nil
+}
+
 // Commit implements [store.Store].
 func (s *Store) Commit(ctx context.Context, c store.Commit) (int64, error) {
 	next, err := s.commit(ctx, c)

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,9 @@ func testLoad(t *testing.T, s store.Store) {
 	mustCommit(t, s, commitOf("web", 0))
 	mustCommit(t, s, commitOf("web", 1))
 	mustCommit(t, s, commitOf("db", 0))
+	if names, err := s.Pools(t.Context()); err != nil || !slices.Equal(names, []string{"db", "web"}) {
+		t.Errorf("Pools: %q, %v", names, err)
+	}
 	for pool, version := range map[string]int64{"web": 2, "db": 1} {
 		got, v, err := s.Load(t.Context(), pool)
 		if err != nil || v != version {
