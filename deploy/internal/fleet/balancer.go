@@ -37,7 +37,9 @@ func (f *Fleet) startBalancer() (string, error) {
 			up.Servers = append(up.Servers, f.server(i))
 			servers = append(servers, fmt.Sprintf("%s: %q", n, f.server(i)))
 		}
-		p, err := nginxtest.Launch(nginxtest.Options{Upstreams: []nginxtest.Upstream{up}, Workers: 2})
+		p, err := nginxtest.Launch(nginxtest.Options{Upstreams: []nginxtest.Upstream{up}, Workers: 2,
+			// So that no reload cuts an answer short, as lbclient/nginx/README.md says.
+			Lines: []string{"proxy_buffer_size 5000; proxy_buffers 16 5000;"}})
 		if err != nil {
 			return "", err
 		}
