@@ -11,6 +11,7 @@ BUILD := $(CURDIR)/build
 TOOLS := $(BUILD)/tools
 GOLANGCI_VERSION := v2.15.0
 STATICCHECK_VERSION := v0.8.2
+CADDY_VERSION := v2.11.9
 
 SEEDS ?= 100000
 FUZZTIME ?= 10s
@@ -89,6 +90,20 @@ fuzz:
 	    echo "== $$pkg $$f"; go test ./$$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME); \
 	  done; \
 	done
+
+# A current Caddy beside Debian's, for the tests of lbclient/caddy. It takes
+# minutes to build, so only those who ask for it have it; then every run of those
+# tests that make starts takes it, too.
+CADDY_BUILT := $(TOOLS)/caddy-$(CADDY_VERSION)
+export CADDY ?= $(wildcard $(CADDY_BUILT))
+
+.PHONY: caddy
+caddy: packages $(CADDY_BUILT)
+	CADDY=$(CADDY_BUILT) go test -timeout 9m ./lbclient/caddy/...
+
+$(CADDY_BUILT):
+	GOBIN=$(TOOLS) go install github.com/caddyserver/caddy/v2/cmd/caddy@$(CADDY_VERSION)
+	mv $(TOOLS)/caddy $@
 
 .PHONY: clean
 clean:

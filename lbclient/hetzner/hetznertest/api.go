@@ -166,6 +166,8 @@ func (c *Cloud) route(r *http.Request, body []byte, f Fault) answer {
 		return c.listServers(query)
 	case is("GET", "servers", "*"), is("PUT", "servers", "*"):
 		return c.server(r.Method, number(1), body)
+	case is("GET", "networks", "*") && number(1) == networkID:
+		return answer{http.StatusOK, map[string]any{"network": networkObject()}}
 	}
 	if words[0] != "load_balancers" || len(words) < 2 {
 		return refuse(http.StatusNotFound, "not_found", "not found")

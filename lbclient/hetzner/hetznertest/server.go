@@ -124,6 +124,16 @@ func (s *Server) object(balancers []int64) map[string]any {
 
 const networkID = 4711
 
+// networkObject is the one private network. hcloud asks for it, and trusts that it
+// is there, when it describes a server in it.
+func networkObject() map[string]any {
+	return map[string]any{
+		"id": networkID, "name": "inside", "ip_range": "10.0.0.0/16", "subnets": []any{}, "routes": []any{}, "servers": []int64{},
+		"load_balancers": []int64{}, "protection": map[string]any{"delete": false}, "labels": map[string]string{},
+		"created": "2026-01-01T00:00:00Z", "expose_routes_to_vswitch": false,
+	}
+}
+
 func locationObject() map[string]any {
 	return map[string]any{
 		"id": 1, "name": "fsn1", "description": "Falkenstein DC Park 1", "country": "DE", "city": "Falkenstein",
