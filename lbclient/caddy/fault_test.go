@@ -90,17 +90,17 @@ func (w *world) wantList(handler, want string) {
 // another hand that adds an upstream meanwhile.
 func TestPutBackAsItStood(t *testing.T) {
 	w := newWorld(t, 3, caddytest.Options{}, "web", "api")
-	entry := func(i, max int) string { return fmt.Sprintf(`{"dial":%q,"max_requests":%d}`, w.names[i], max) }
+	entry := func(i, max int) string { return fmt.Sprintf(`{"dial":%q,"max_requests":%d}`, w.Names[i], max) }
 	before := "[" + entry(0, 5) + "," + entry(1, 7) + "," + entry(2, 9) + "]"
 	w.set("web", before)
 	api := w.list("api")
-	p := w.Provider(w.names[1])
+	p := w.Provider(w.Names[1])
 	r := snapshot(t, p)
 	drain(t, p, r)
 	w.wantList("web", "["+entry(0, 5)+","+entry(2, 9)+"]")
 	for _, h := range []string{"web", "api"} {
 		for range 6 {
-			if who, err := w.get(h); err != nil || who == w.names[1] {
+			if who, err := w.get(h); err != nil || who == w.Names[1] {
 				t.Errorf("a request to %s went to %q, error %v", h, who, err)
 			}
 		}
@@ -118,11 +118,11 @@ func TestPutBackAsItStood(t *testing.T) {
 // change.
 func TestOneHandlerFails(t *testing.T) {
 	w := newWorld(t, 2, caddytest.Options{}, "web", "api")
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
 	web := w.list("web")
 	// Alone there, the target must stay, and so must it in the first.
-	w.set("api", fmt.Sprintf(`[{"dial":%q}]`, w.names[0]))
+	w.set("api", fmt.Sprintf(`[{"dial":%q}]`, w.Names[0]))
 	wantError(t, p.BeginDrain(t.Context(), r, 0), lbclient.ClassUnsafe, "last upstream of handler api", "503")
 	w.wantList("web", web)
 	w.set("api", web)
@@ -137,21 +137,21 @@ func TestOneHandlerFails(t *testing.T) {
 // TestChangedInBetween has another hand change the handler after it was read.
 func TestChangedInBetween(t *testing.T) {
 	w := newWorld(t, 3, caddytest.Options{}, "web")
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
-	other := fmt.Sprintf(`[{"dial":%q},{"dial":%q}]`, w.names[0], w.names[1])
+	other := fmt.Sprintf(`[{"dial":%q},{"dial":%q}]`, w.Names[0], w.Names[1])
 	w.beforeChange = func() { w.set("web", other) }
 	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassConflict, "another hand")
 	w.wantList("web", other)
 	w.beforeChange = nil
 	drain(t, p, r)
-	w.wantList("web", fmt.Sprintf(`[{"dial":%q}]`, w.names[1]))
+	w.wantList("web", fmt.Sprintf(`[{"dial":%q}]`, w.Names[1]))
 }
 
 // TestForgotten restarts Caddy, which then knows only its file.
 func TestForgotten(t *testing.T) {
 	w := newWorld(t, 2, caddytest.Options{Parked: "parked"}, "web")
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
 	drain(t, p, r)
 	w.await("the drain is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
@@ -174,9 +174,9 @@ func TestCaddyThatForgetsRequests(t *testing.T) {
 	onEach(t, func(t *testing.T, o caddytest.Options, counts bool) {
 		o.Parked = ""
 		w := newWorld(t, 2, o, "web") // whose configuration says nothing of the version
-		p := w.Provider(w.names[0])
+		p := w.Provider(w.Names[0])
 		r := snapshot(t, p)
-		finish := w.Hold(w.names[0])
+		finish := w.Hold(w.Names[0])
 		drain(t, p, r)
 		want := int64(-1)
 		if counts {
@@ -201,7 +201,7 @@ func TestUnixSocket(t *testing.T) {
 		o.Unix = true
 		w := newWorld(t, 2, o, "web")
 		w.counts = counts
-		p := w.Provider(w.names[0])
+		p := w.Provider(w.Names[0])
 		if err := p.Preflight(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +215,7 @@ func TestUnixSocket(t *testing.T) {
 
 func TestPreflight(t *testing.T) {
 	w := newWorld(t, 2, caddytest.Options{Parked: "parked"}, "web", "api")
-	c := w.config(w.names[0])
+	c := w.config(w.Names[0])
 	if err := provider(t, c).Preflight(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -239,10 +239,10 @@ func TestPreflight(t *testing.T) {
 		},
 		"no member": func(c *caddy.Config) (lbclient.Class, string) {
 			c.Server = "127.0.0.2:80"
-			return lbclient.ClassNotFound, w.names[1]
+			return lbclient.ClassNotFound, w.Names[1]
 		},
 	} {
-		c := w.config(w.names[0])
+		c := w.config(w.Names[0])
 		class, words := f(&c)
 		t.Run(what, func(t *testing.T) {
 			wantError(t, provider(t, c).Preflight(t.Context()), class, words)
@@ -262,11 +262,11 @@ func TestUnhealthy(t *testing.T) {
 	dead := "127.0.0.1:1"
 	settings := `{"handler":"reverse_proxy","@id":"web","health_checks":{"passive":{"fail_duration":"10m","max_fails":2}},` +
 		`"load_balancing":{"selection_policy":{"policy":"round_robin"}},"upstreams":` +
-		fmt.Sprintf(`[{"dial":%q},{"dial":%q},{"dial":%q}]}`, w.names[0], w.names[1], dead)
+		fmt.Sprintf(`[{"dial":%q},{"dial":%q},{"dial":%q}]}`, w.Names[0], w.Names[1], dead)
 	if _, err := w.lb.Do("PATCH", "/id/web", []byte(settings)); err != nil {
 		t.Fatal(err)
 	}
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	phase := func(name string) lbclient.Phase {
 		pool, err := p.Observe(t.Context())
 		if err != nil {
@@ -290,7 +290,7 @@ func TestUnhealthy(t *testing.T) {
 
 func TestStrangeAnswers(t *testing.T) {
 	w := newWorld(t, 2, caddytest.Options{}, "web")
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
 	before := w.list("web")
 	for mood, words := range map[string]string{broken: "502", cut: ""} {
@@ -301,7 +301,7 @@ func TestStrangeAnswers(t *testing.T) {
 		mend()
 	}
 	w.wantList("web", before)
-	c := w.config(w.names[0])
+	c := w.config(w.Names[0])
 	c.Timeout = 100 * time.Millisecond
 	defer w.feign(hang)()
 	_, err := provider(t, c).Observe(t.Context())
@@ -348,11 +348,11 @@ func TestConfigIsChecked(t *testing.T) {
 // TestRecordIsChecked changes what would be sent to Caddy, which checks nothing.
 func TestRecordIsChecked(t *testing.T) {
 	w := newWorld(t, 2, caddytest.Options{}, "web")
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
 	for _, bad := range []string{":::bad", "10.0.0.9:80", "", "127.0.0.1:99999"} {
 		broken := r
-		broken.Data = json.RawMessage(strings.Replace(string(r.Data), `"dial":"`+w.names[0], `"dial":"`+bad, 1))
+		broken.Data = json.RawMessage(strings.Replace(string(r.Data), `"dial":"`+w.Names[0], `"dial":"`+bad, 1))
 		wantError(t, p.BeginRejoin(t.Context(), broken), lbclient.ClassInvalid)
 	}
 }

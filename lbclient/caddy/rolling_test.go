@@ -19,16 +19,16 @@ func TestRollingRestart(t *testing.T) {
 		w := newWorld(t, 3, o, "web")
 		w.counts = counts
 		var apps []*traffic.App
-		for _, name := range w.names {
-			apps = append(apps, w.apps[name])
+		for _, name := range w.Names {
+			apps = append(apps, w.Apps[name])
 		}
 		visitors := traffic.Visit(w.lb.URL("web"), apps)
-		for _, name := range w.names {
+		for _, name := range w.Names {
 			p := w.Provider(name)
 			r := snapshot(t, p)
 			w.await(name+" is drained", func() bool { return p.BeginDrain(t.Context(), r, 2) == nil })
 			w.await(name+" is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
-			w.apps[name].Restart(t, func() {})
+			w.Apps[name].Restart(t, func() {})
 			w.await(name+" is back", func() bool { return p.BeginRejoin(t.Context(), r) == nil })
 			if st, err := p.RejoinStatus(t.Context(), r); err != nil || st.Stage != lbclient.RejoinServing {
 				t.Errorf("%+v, error %v", st, err)

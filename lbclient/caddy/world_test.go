@@ -2,30 +2,25 @@ package caddy_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/caddy"
 	"github.com/lockstep-deploy/lockstep/lbclient/caddy/caddytest"
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
-	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 )
 
 // world is one Caddy before several apps, asked through a meddler.
 type world struct {
+	*lbtest.Front
 	t       *testing.T
 	lb      *caddytest.Process
-	apps    map[string]*traffic.App // by address
-	names   []string                // their addresses
 	handler []string
 	parked  string
 	counts  bool
@@ -33,27 +28,20 @@ type world struct {
 	mood    atomic.Value // of the meddler
 	// beforeChange is called before a change goes on to Caddy.
 	beforeChange func()
-	client       *http.Client
 }
 
 // newWorld starts apps, which are upstreams of every given handler.
 func newWorld(t *testing.T, apps int, o caddytest.Options, handlers ...string) *world {
 	t.Helper()
-	w := &world{t: t, apps: make(map[string]*traffic.App), handler: handlers, parked: o.Parked}
-	for i := range apps {
-		a := traffic.NewApp(t, fmt.Sprintf("w%d", i+1))
-		w.names = append(w.names, a.Address)
-		w.apps[a.Address] = a
-	}
+	w := &world{Front: lbtest.NewFrontByAddress(t, apps), t: t, handler: handlers, parked: o.Parked}
 	if o.Handlers == nil {
 		for _, id := range handlers {
-			o.Handlers = append(o.Handlers, caddytest.Handler{ID: id, Upstreams: dials(w.names), Settings: inTurn})
+			o.Handlers = append(o.Handlers, caddytest.Handler{ID: id, Upstreams: dials(w.Names), Settings: inTurn})
 		}
 	}
 	w.lb = caddytest.Start(t, o)
 	w.meddle()
-	// Each request comes on a connection of its own, as new visitors do.
-	w.client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
+	w.URL = w.lb.URL(handlers[0])
 	return w
 }
 
@@ -155,76 +143,14 @@ func provider(t *testing.T, c caddy.Config) lbclient.Provider {
 	return p
 }
 
-func (w *world) Targets() []string { return w.names }
-
 func (w *world) Provider(target string) lbclient.Provider { return provider(w.t, w.config(target)) }
 
-func (w *world) Get() (string, error) { return w.get(w.handler[0]) }
-
 // get returns the address of the app that answered.
-func (w *world) get(handler string) (string, error) {
-	name, err := w.fetch(w.lb.URL(handler) + "/")
-	for address, a := range w.apps {
-		if a.Name == name {
-			return address, err
-		}
-	}
-	return name, err
-}
-
-var errElsewhere = errors.New("another target answered")
-
-func (w *world) fetch(url string) (string, error) {
-	r, err := w.client.Get(url)
-	if err != nil {
-		return "", err
-	}
-	defer r.Body.Close()
-	body, err := io.ReadAll(r.Body)
-	if err == nil && r.StatusCode == http.StatusConflict {
-		err = errElsewhere
-	} else if err == nil && r.StatusCode != http.StatusOK {
-		err = fmt.Errorf("status %s", r.Status)
-	}
-	return string(body), err
-}
-
-func (w *world) Hold(target string) func() error {
-	w.t.Helper()
-	a := w.apps[target]
-	url := w.lb.URL(w.handler[0]) + "/hold?for=" + a.Name
-	ended := make(chan error, 1)
-	go func() {
-		for {
-			_, err := w.fetch(url)
-			if !errors.Is(err, errElsewhere) {
-				ended <- err
-				return
-			}
-		}
-	}()
-	select {
-	case <-a.Held:
-	case err := <-ended:
-		w.t.Fatalf("the request to hold ended early: %v", err)
-	}
-	return func() error {
-		a.Finish <- struct{}{}
-		return <-ended
-	}
-}
-
-func (w *world) SetHealthy(target string, healthy bool) { w.apps[target].SetHealthy(healthy) }
+func (w *world) get(handler string) (string, error) { return w.At(w.lb.URL(handler)).Get() }
 
 func (w *world) await(what string, ok func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: not in time", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	w.Await(what, ok)
 }
 
 // list is what Caddy holds, and set what another hand puts there.

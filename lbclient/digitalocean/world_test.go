@@ -19,6 +19,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean/digitaloceantest"
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 )
 
 // second is how long a second of the tests' DigitalOcean lasts. Checks are given
@@ -182,7 +183,7 @@ func (q quiet) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclient.Dr
 // door is a simple health gate on a node, and the provider of it.
 type door struct {
 	name    string
-	app     *lbtest.App
+	app     *traffic.App
 	address string
 	closed  atomic.Bool
 
@@ -190,7 +191,7 @@ type door struct {
 	seen map[string]*digitalocean.Probes
 }
 
-func newDoor(t *testing.T, name string, app *lbtest.App) *door {
+func newDoor(t *testing.T, name string, app *traffic.App) *door {
 	g := &door{name: name, app: app, seen: make(map[string]*digitalocean.Probes)}
 	s := httptest.NewServer(g)
 	t.Cleanup(s.Close)

@@ -17,6 +17,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient/gate"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy/haproxytest"
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 )
 
 // Where the failures that every balancer is tested on are covered for the gate.
@@ -148,7 +149,7 @@ func TestRestartWhileServing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer kept.Close()
-	app := lbtest.NewApp(t, "w1")
+	app := traffic.NewApp(t, "w1")
 	o := gate.Options{
 		Server: "w1", File: filepath.Join(t.TempDir(), "gate.json"), Check: check,
 		App: func(context.Context) error { return nil },

@@ -20,6 +20,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient/gate"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy/haproxytest"
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 	"github.com/lockstep-deploy/lockstep/lbclient/quiesce"
 )
 
@@ -34,7 +35,7 @@ const quick = "check inter 50ms fastinter 20ms downinter 20ms rise 2 fall 2"
 
 // node is one node's gate with its app.
 type node struct {
-	app    *lbtest.App
+	app    *traffic.App
 	opts   gate.Options
 	port   int
 	viewer gate.Viewer

@@ -11,6 +11,8 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy/haproxytest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 )
 
 // member observes one member.
@@ -46,7 +48,7 @@ func TestEveryKindOfServer(t *testing.T) {
 	server := func(name, options string) haproxytest.Server {
 		return haproxytest.Server{Name: name, Address: at, Options: options}
 	}
-	w := &world{t: t}
+	w := &world{Front: lbtest.NewFront(t, 0), t: t}
 	w.start(haproxytest.Options{Backends: []haproxytest.Backend{{
 		Name:  "web",
 		Lines: []string{"option httpchk GET /", "http-check disable-on-404"},
@@ -110,11 +112,11 @@ func TestEveryKindOfServer(t *testing.T) {
 }
 
 func TestBackupsDoNotCount(t *testing.T) {
-	a, b := newApp(t, "w1"), newApp(t, "w2")
-	w := &world{t: t}
+	a, b := traffic.NewApp(t, "w1"), traffic.NewApp(t, "w2")
+	w := &world{Front: lbtest.NewFront(t, 0), t: t}
 	w.start(haproxytest.Options{Backends: []haproxytest.Backend{{Name: "web", Servers: []haproxytest.Server{
-		{Name: "w1", Address: a.address}, {Name: "sorry", Address: b.address, Options: "backup"},
-		{Name: "sorry2", Address: b.address, Options: "backup"},
+		{Name: "w1", Address: a.Address}, {Name: "sorry", Address: b.Address, Options: "backup"},
+		{Name: "sorry2", Address: b.Address, Options: "backup"},
 	}}}})
 	c := haproxy.Config{Name: "front", Endpoints: []string{w.lb.Endpoint()}, Backends: []string{"web"}, Server: "w1"}
 	p := provider(t, c)

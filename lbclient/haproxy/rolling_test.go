@@ -38,12 +38,12 @@ func TestNoRequestFails(t *testing.T) {
 			}
 		})
 	}
-	for _, name := range w.names {
+	for _, name := range w.Names {
 		p := w.Provider(name)
 		r := snapshot(t, p)
 		w.await(name+" is drained", func() bool { return p.BeginDrain(t.Context(), r, 2) == nil })
 		w.await(name+" is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
-		w.apps[name].restart(t, func() {
+		w.Apps[name].Restart(t, func() {
 			w.await("HAProxy finds "+name+" down", func() bool { return w.show("web", name)["status"] == "DOWN" })
 		})
 		if err := p.BeginRejoin(t.Context(), r); err != nil {

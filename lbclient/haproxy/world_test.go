@@ -1,16 +1,8 @@
 package haproxy_test
 
 import (
-	"errors"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy"
@@ -21,80 +13,18 @@ import (
 // quick is how the servers of the tests are checked.
 const quick = "check inter 50ms fastinter 20ms downinter 20ms rise 2 fall 2"
 
-// app is one instance of an application. It answers / with its name, /healthz
-// as it was told, and /hold?for=NAME, if that is its name, when it is told.
-type app struct {
-	name    string
-	address string
-	handler http.Handler
-	server  *httptest.Server
-	sick    atomic.Bool
-	held    chan struct{} // one for each request that is held
-	finish  chan struct{}
-}
-
-func newApp(t *testing.T, name string) *app {
-	a := &app{name: name, held: make(chan struct{}, 16), finish: make(chan struct{}, 16)}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) })
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if a.sick.Load() {
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-	})
-	mux.HandleFunc("/hold", func(w http.ResponseWriter, r *http.Request) {
-		if r.FormValue("for") != name {
-			w.WriteHeader(http.StatusConflict)
-			return
-		}
-		a.held <- struct{}{}
-		select {
-		case <-a.finish:
-			fmt.Fprint(w, name)
-		case <-r.Context().Done():
-		}
-	})
-	a.handler = mux
-	a.server = httptest.NewServer(mux)
-	t.Cleanup(func() { a.server.Close() })
-	a.address = strings.TrimPrefix(a.server.URL, "http://")
-	return a
-}
-
-// restart closes the app's port and, after down, opens it again.
-func (a *app) restart(t *testing.T, down func()) {
-	t.Helper()
-	a.server.Close()
-	down()
-	l, err := net.Listen("tcp", a.address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.server = httptest.NewUnstartedServer(a.handler)
-	a.server.Listener.Close()
-	a.server.Listener = l
-	a.server.Start()
-}
-
 // world is one HAProxy before several apps.
 type world struct {
+	*lbtest.Front
 	t       *testing.T
 	lb      *haproxytest.Process
-	apps    map[string]*app
-	names   []string
 	backend []string
-	client  *http.Client
 }
 
 // newWorld starts apps w1, w2, ... which are servers of every given backend.
 func newWorld(t *testing.T, apps int, o haproxytest.Options, backends ...string) *world {
 	t.Helper()
-	w := &world{t: t, apps: make(map[string]*app), backend: backends}
-	for i := range apps {
-		name := fmt.Sprintf("w%d", i+1)
-		w.names = append(w.names, name)
-		w.apps[name] = newApp(t, name)
-	}
+	w := &world{Front: lbtest.NewFront(t, apps), t: t, backend: backends}
 	w.start(o)
 	return w
 }
@@ -112,17 +42,18 @@ func (w *world) start(o haproxytest.Options) {
 	if o.Backends == nil {
 		for _, b := range w.backend {
 			be := haproxytest.Backend{Name: b, Lines: []string{"option httpchk GET /healthz"}}
-			for _, n := range w.names {
-				be.Servers = append(be.Servers, haproxytest.Server{Name: n, Address: w.apps[n].address, Options: quick})
+			for _, n := range w.Names {
+				be.Servers = append(be.Servers, haproxytest.Server{Name: n, Address: w.Apps[n].Address, Options: quick})
 			}
 			o.Backends = append(o.Backends, be)
 		}
 	}
 	w.lb = haproxytest.Start(w.t, o)
-	// Each request comes on a connection of its own, as new visitors do.
-	w.client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
+	if len(w.backend) > 0 {
+		w.Front = w.At(w.lb.URL(w.backend[0]))
+	}
 	for _, b := range w.backend {
-		for _, n := range w.names {
+		for _, n := range w.Names {
 			w.await(b+"/"+n+" passes its first check", func() bool {
 				s := w.show(b, n)
 				return s["status"] == "UP" && strings.HasPrefix(s["check_status"], "L7OK") || s["check_status"] == ""
@@ -175,13 +106,7 @@ func (w *world) command(line string) string {
 
 func (w *world) await(what string, ok func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: not in time", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	w.Await(what, ok)
 }
 
 func (w *world) config(server string) haproxy.Config {
@@ -197,59 +122,9 @@ func provider(t *testing.T, c haproxy.Config) lbclient.Provider {
 	return p
 }
 
-func (w *world) Targets() []string { return w.names }
-
 func (w *world) Provider(target string) lbclient.Provider { return provider(w.t, w.config(target)) }
 
-func (w *world) Get() (string, error) { return w.get(w.backend[0]) }
-
-func (w *world) get(backend string) (string, error) {
-	return w.fetch(w.lb.URL(backend) + "/")
-}
-
-var errElsewhere = errors.New("another target answered")
-
-func (w *world) fetch(url string) (string, error) {
-	r, err := w.client.Get(url)
-	if err != nil {
-		return "", err
-	}
-	defer r.Body.Close()
-	body, err := io.ReadAll(r.Body)
-	if err == nil && r.StatusCode == http.StatusConflict {
-		err = errElsewhere
-	} else if err == nil && r.StatusCode != http.StatusOK {
-		err = fmt.Errorf("status %s", r.Status)
-	}
-	return string(body), err
-}
-
-func (w *world) Hold(target string) func() error {
-	w.t.Helper()
-	a := w.apps[target]
-	url := w.lb.URL(w.backend[0]) + "/hold?for=" + target
-	ended := make(chan error, 1)
-	go func() {
-		for {
-			_, err := w.fetch(url)
-			if !errors.Is(err, errElsewhere) {
-				ended <- err
-				return
-			}
-		}
-	}()
-	select {
-	case <-a.held:
-	case err := <-ended:
-		w.t.Fatalf("the request to hold ended early: %v", err)
-	}
-	return func() error {
-		a.finish <- struct{}{}
-		return <-ended
-	}
-}
-
-func (w *world) SetHealthy(target string, healthy bool) { w.apps[target].sick.Store(!healthy) }
+func (w *world) get(backend string) (string, error) { return w.At(w.lb.URL(backend)).Get() }
 
 func TestContract(t *testing.T) {
 	lbtest.Run(t, lbtest.Harness{

@@ -18,6 +18,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient/hetzner"
 	"github.com/lockstep-deploy/lockstep/lbclient/hetzner/hetznertest"
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 )
 
 const (
@@ -256,7 +257,7 @@ type gate struct {
 	closed  atomic.Bool
 }
 
-func newGate(t *testing.T, name string, app *lbtest.App) *gate {
+func newGate(t *testing.T, name string, app *traffic.App) *gate {
 	g := &gate{name: name}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		// The app's own health as it is seen from outside.

@@ -4,115 +4,75 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 )
-
-// App is one instance of an application on loopback, for worlds that put real
-// balancers before it. It answers / with its name, /healthz as it was told, and
-// /hold?for=NAME, if that is its name, only when it is told; for another name it
-// answers 409 at once.
-type App struct {
-	Name    string
-	Address string // host:port, the same over restarts
-	handler http.Handler
-	server  *httptest.Server
-	sick    atomic.Bool
-	held    chan struct{} // one for each request that is held
-	finish  chan struct{}
-}
-
-// NewApp starts an app that ends with the test.
-func NewApp(t *testing.T, name string) *App {
-	t.Helper()
-	a := &App{Name: name, held: make(chan struct{}, 16), finish: make(chan struct{}, 16)}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) })
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if a.sick.Load() {
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-	})
-	mux.HandleFunc("/hold", func(w http.ResponseWriter, r *http.Request) {
-		if r.FormValue("for") != name {
-			w.WriteHeader(http.StatusConflict)
-			return
-		}
-		a.held <- struct{}{}
-		select {
-		case <-a.finish:
-			fmt.Fprint(w, name)
-		case <-r.Context().Done():
-		}
-	})
-	a.handler = mux
-	a.server = httptest.NewServer(mux)
-	t.Cleanup(func() { a.server.Close() })
-	a.Address = strings.TrimPrefix(a.server.URL, "http://")
-	return a
-}
-
-// SetHealthy makes /healthz answer 200 or 503.
-func (a *App) SetHealthy(healthy bool) { a.sick.Store(!healthy) }
-
-// Healthy tells what /healthz answers.
-func (a *App) Healthy() bool { return !a.sick.Load() }
-
-// Restart closes the app's port, calls while, and opens the port again.
-func (a *App) Restart(t *testing.T, while func()) {
-	t.Helper()
-	a.server.Close()
-	while()
-	l, err := net.Listen("tcp", a.Address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.server = httptest.NewUnstartedServer(a.handler)
-	a.server.Listener.Close()
-	a.server.Listener = l
-	a.server.Start()
-}
 
 // Front is the part of a [World] that is the same before any real balancer that
 // forwards HTTP to apps: everything but the providers. Worlds embed it.
 type Front struct {
 	t      *testing.T
-	URL    string // where the balancer answers, without a trailing slash
-	Apps   map[string]*App
-	names  []string
+	URL    string                  // where the balancer answers, without a trailing slash
+	Apps   map[string]*traffic.App // by target
+	Names  []string                // of the targets
 	client *http.Client
 }
 
-// NewFront starts apps w1, w2, ... for a balancer that the caller then starts,
-// setting URL.
+// NewFront starts apps w1, w2, ... which are the targets' names, too, for a
+// balancer that the caller then starts, setting URL.
 func NewFront(t *testing.T, apps int) *Front {
 	t.Helper()
+	return newFront(t, apps, func(a *traffic.App) string { return a.Name })
+}
+
+// NewFrontByAddress is [NewFront] for a balancer that knows its targets by their
+// addresses.
+func NewFrontByAddress(t *testing.T, apps int) *Front {
+	t.Helper()
+	return newFront(t, apps, func(a *traffic.App) string { return a.Address })
+}
+
+func newFront(t *testing.T, apps int, target func(*traffic.App) string) *Front {
+	t.Helper()
 	f := &Front{
-		t: t, Apps: make(map[string]*App),
+		t: t, Apps: make(map[string]*traffic.App),
 		// Each request comes on a connection of its own, as new visitors do.
 		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second},
 	}
 	for i := range apps {
-		name := fmt.Sprintf("w%d", i+1)
-		f.names = append(f.names, name)
-		f.Apps[name] = NewApp(t, name)
+		a := traffic.NewApp(t, fmt.Sprintf("w%d", i+1))
+		f.Names = append(f.Names, target(a))
+		f.Apps[target(a)] = a
 	}
 	return f
 }
 
+// At is the same targets behind another balancer, or another port of it.
+func (f *Front) At(url string) *Front {
+	out := *f
+	out.URL = url
+	return &out
+}
+
 // Targets implements [World].
-func (f *Front) Targets() []string { return f.names }
+func (f *Front) Targets() []string { return f.Names }
 
 // SetHealthy implements [World].
 func (f *Front) SetHealthy(target string, healthy bool) { f.Apps[target].SetHealthy(healthy) }
 
 // Get implements [World]. It may be called from several goroutines.
-func (f *Front) Get() (string, error) { return f.fetch(f.URL + "/") }
+func (f *Front) Get() (string, error) {
+	name, err := f.fetch(f.URL + "/")
+	for target, a := range f.Apps {
+		if a.Name == name {
+			return target, err
+		}
+	}
+	return name, err
+}
 
 var errElsewhere = errors.New("another target answered")
 
@@ -138,7 +98,7 @@ func (f *Front) Hold(target string) func() error {
 	ended := make(chan error, 1)
 	go func() {
 		for {
-			_, err := f.fetch(f.URL + "/hold?for=" + target)
+			_, err := f.fetch(f.URL + "/hold?for=" + a.Name)
 			if !errors.Is(err, errElsewhere) {
 				ended <- err
 				return
@@ -146,12 +106,12 @@ func (f *Front) Hold(target string) func() error {
 		}
 	}()
 	select {
-	case <-a.held:
+	case <-a.Held:
 	case err := <-ended:
 		f.t.Fatalf("the request to hold ended early: %v", err)
 	}
 	return func() error {
-		a.finish <- struct{}{}
+		a.Finish <- struct{}{}
 		return <-ended
 	}
 }

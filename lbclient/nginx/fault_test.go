@@ -101,7 +101,7 @@ func messy(names []string) string {
 
 func newMessyWorld(t *testing.T) *world {
 	w := newWorld(t, 3, nginxtest.Options{}, "web")
-	w.edit(func(string) string { return messy(w.names) })
+	w.edit(func(string) string { return messy(w.Names) })
 	w.reload()
 	return w
 }
@@ -110,11 +110,11 @@ func newMessyWorld(t *testing.T) *world {
 func TestOnlyOwnLineIsTouched(t *testing.T) {
 	w := newMessyWorld(t)
 	before := w.text()
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
 	drain(t, p, r)
-	own := fmt.Sprintf("  server  %s weight=5  max_fails=2 ; # the first", w.names[0])
-	line := w.line(w.names[0])
+	own := fmt.Sprintf("  server  %s weight=5  max_fails=2 ; # the first", w.Names[0])
+	line := w.line(w.Names[0])
 	if want := strings.Replace(own, " ;", "  down;", 1); !strings.HasPrefix(line, want+" # lockstep drained ") {
 		t.Errorf("the line is %q", line)
 	}
@@ -132,7 +132,7 @@ func TestOnlyOwnLineIsTouched(t *testing.T) {
 func TestEditOfOurLineStands(t *testing.T) {
 	w := newMessyWorld(t)
 	before := w.text()
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
 	drain(t, p, r)
 	w.edit(func(s string) string { return strings.Replace(s, "weight=5", "weight=7", 1) })
@@ -148,9 +148,9 @@ func TestEditOfOurLineStands(t *testing.T) {
 // TestBusyWhileAnOldWorkerLives also has other reloads in mid-drain.
 func TestBusyWhileAnOldWorkerLives(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{Workers: 2}, "web")
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
-	finish := w.Hold(w.names[0])
+	finish := w.Hold(w.Names[0])
 	drain(t, p, r)
 	for range 2 {
 		st := drainStatus(t, p, r)
@@ -183,7 +183,7 @@ func uptime(t *testing.T) int {
 // reload, on either way.
 func TestHalfDone(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
-	target := w.names[0]
+	target := w.Names[0]
 	p := w.Provider(target)
 	r := snapshot(t, p)
 	plain := w.text()
@@ -218,7 +218,7 @@ func TestHalfDone(t *testing.T) {
 	if st, err := p.RejoinStatus(t.Context(), r); err != nil || st.Stage != lbclient.RejoinNotAsked {
 		t.Errorf("a rejoin that nginx has not read: %+v, error %v", st, err)
 	}
-	other := w.Provider(w.names[1])
+	other := w.Provider(w.Names[1])
 	wantError(t, other.BeginDrain(t.Context(), snapshot(t, other), 1), lbclient.ClassUnsafe, "on its way back")
 	rejoin(t, p, r)
 	if w.text() != plain {
@@ -246,7 +246,7 @@ func TestHalfDone(t *testing.T) {
 
 func TestBrokenConfiguration(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
 	conf, err := os.ReadFile(w.lb.Config())
 	if err != nil {
@@ -279,7 +279,7 @@ func TestBrokenConfiguration(t *testing.T) {
 // TestBrokenAfterTheEdit has the test pass before the edit and fail after it.
 func TestBrokenAfterTheEdit(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
-	c := w.config(w.names[0])
+	c := w.config(w.Names[0])
 	c.Test = append([]string{"sh", "-c", `if grep -q lockstep "$0"; then echo "nginx: [emerg] no good" >&2; exit 1; fi; exec "$@"`, w.lb.Upstreams()}, c.Test...)
 	p := provider(t, c)
 	before := w.text()
@@ -296,7 +296,7 @@ func TestBrokenAfterTheEdit(t *testing.T) {
 // TestNotRead names a file that nginx does not include.
 func TestNotRead(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
-	c := w.config(w.names[0])
+	c := w.config(w.Names[0])
 	c.File = filepath.Join(t.TempDir(), "copy.conf")
 	if err := os.WriteFile(c.File, []byte(w.text()), 0o644); err != nil {
 		t.Fatal(err)
@@ -319,7 +319,7 @@ func TestSymbolicLink(t *testing.T) {
 	if err := os.Chmod(real, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	if err := p.Preflight(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -328,7 +328,7 @@ func TestSymbolicLink(t *testing.T) {
 	drain(t, p, r)
 	for _, u := range []string{"web", "api"} {
 		for range 4 {
-			if who, err := w.get(u); err != nil || who != w.names[1] {
+			if who, err := w.get(u); err != nil || who != w.Names[1] {
 				t.Errorf("a request to %s went to %q, error %v", u, who, err)
 			}
 		}
@@ -359,17 +359,17 @@ func TestSymbolicLink(t *testing.T) {
 
 func TestNeverAllDown(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
-	a, b := w.Provider(w.names[0]), w.Provider(w.names[1])
+	a, b := w.Provider(w.Names[0]), w.Provider(w.Names[1])
 	drain(t, a, snapshot(t, a))
-	wantError(t, b.BeginDrain(t.Context(), snapshot(t, b), 0), lbclient.ClassUnsafe, "502", w.names[0]+" is down")
+	wantError(t, b.BeginDrain(t.Context(), snapshot(t, b), 0), lbclient.ClassUnsafe, "502", w.Names[0]+" is down")
 	w = newMessyWorld(t) // where the third is a backup
-	a, b = w.Provider(w.names[0]), w.Provider(w.names[1])
+	a, b = w.Provider(w.Names[0]), w.Provider(w.Names[1])
 	drain(t, a, snapshot(t, a))
-	wantError(t, b.BeginDrain(t.Context(), snapshot(t, b), 1), lbclient.ClassUnsafe, w.names[2]+" is a backup")
+	wantError(t, b.BeginDrain(t.Context(), snapshot(t, b), 1), lbclient.ClassUnsafe, w.Names[2]+" is a backup")
 	if err := b.BeginDrain(t.Context(), snapshot(t, b), 0); err != nil {
 		t.Errorf("with a backup left: %v", err)
 	}
-	if who, err := w.get("web"); err != nil || who != w.names[2] {
+	if who, err := w.get("web"); err != nil || who != w.Names[2] {
 		t.Errorf("%q answers, error %v", who, err)
 	}
 }
@@ -379,7 +379,7 @@ func TestMayNotWrite(t *testing.T) {
 		t.Skip("root may write everywhere; run as another user")
 	}
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
 	dir := filepath.Dir(w.lb.Upstreams())
 	if err := os.Chmod(dir, 0o500); err != nil {
@@ -395,12 +395,12 @@ func TestHardLink(t *testing.T) {
 	if err := os.Link(w.lb.Upstreams(), w.lb.Upstreams()+".twin"); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, w.Provider(w.names[0]).Preflight(t.Context()), lbclient.ClassUnsupported, "hard links")
+	wantError(t, w.Provider(w.Names[0]).Preflight(t.Context()), lbclient.ClassUnsupported, "hard links")
 }
 
 func TestCommandThatHangs(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
-	c := w.config(w.names[0])
+	c := w.config(w.Names[0])
 	r := snapshot(t, provider(t, c))
 	before := w.text()
 	// Its children hold the output open and must end with it.
@@ -425,7 +425,7 @@ func TestCommandThatHangs(t *testing.T) {
 // TestLocked has another agent at work.
 func TestLocked(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
-	p := w.Provider(w.names[0])
+	p := w.Provider(w.Names[0])
 	r := snapshot(t, p)
 	d, err := os.Open(filepath.Dir(w.lb.Upstreams()))
 	if err != nil {
@@ -516,10 +516,10 @@ func TestConfigIsChecked(t *testing.T) {
 // TestRestoreOfOtherPlaces has the configuration change between two turns.
 func TestRestoreOfOtherPlaces(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web", "api")
-	r := snapshot(t, w.Provider(w.names[0]))
-	c := w.config(w.names[0])
+	r := snapshot(t, w.Provider(w.Names[0]))
+	c := w.config(w.Names[0])
 	c.Upstreams = []string{"web"}
 	wantError(t, provider(t, c).BeginDrain(t.Context(), r, 1), lbclient.ClassInvalid, "record it again")
 	r.Data = json.RawMessage(strings.Replace(string(r.Data), "server ", "evil; server ", 1))
-	wantError(t, w.Provider(w.names[0]).BeginRejoin(t.Context(), r), lbclient.ClassInvalid)
+	wantError(t, w.Provider(w.Names[0]).BeginRejoin(t.Context(), r), lbclient.ClassInvalid)
 }

@@ -16,18 +16,18 @@ import (
 func TestNoRequestFails(t *testing.T) {
 	w := newWorld(t, 3, nginxtest.Options{Workers: 2, Lines: []string{"proxy_next_upstream off;"}}, "web")
 	var apps []*traffic.App
-	for _, name := range w.names {
-		apps = append(apps, w.apps[name])
+	for _, name := range w.Names {
+		apps = append(apps, w.Apps[name])
 	}
 	visitors := traffic.Visit(w.lb.URL("web"), apps)
-	for _, name := range w.names {
+	for _, name := range w.Names {
 		p := w.Provider(name)
 		r := snapshot(t, p)
 		if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 			t.Fatal(err)
 		}
 		w.await(name+" is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
-		w.apps[name].Restart(t, func() {
+		w.Apps[name].Restart(t, func() {
 			if who, err := w.get("web"); err != nil || who == name {
 				t.Errorf("while %s is down %q answers, error %v", name, who, err)
 			}

@@ -1,10 +1,6 @@
 package nginx_test
 
 import (
-	"errors"
-	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,41 +9,32 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
-	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 	"github.com/lockstep-deploy/lockstep/lbclient/nginx"
 	"github.com/lockstep-deploy/lockstep/lbclient/nginx/nginxtest"
 )
 
 // world is one nginx before several apps.
 type world struct {
+	*lbtest.Front
 	t        *testing.T
 	lb       *nginxtest.Process
-	apps     map[string]*traffic.App // by address
-	names    []string                // their addresses
 	upstream []string
-	client   *http.Client
 	mood     string // a file, see unfaithful
 }
 
 // newWorld starts apps, which are servers of every given upstream.
 func newWorld(t *testing.T, apps int, o nginxtest.Options, upstreams ...string) *world {
 	t.Helper()
-	w := &world{t: t, apps: make(map[string]*traffic.App), upstream: upstreams}
-	for i := range apps {
-		a := traffic.NewApp(t, fmt.Sprintf("w%d", i+1))
-		w.names = append(w.names, a.Address)
-		w.apps[a.Address] = a
-	}
+	w := &world{Front: lbtest.NewFrontByAddress(t, apps), t: t, upstream: upstreams}
 	if o.Upstreams == nil {
 		for _, u := range upstreams {
-			o.Upstreams = append(o.Upstreams, nginxtest.Upstream{Name: u, Servers: w.names})
+			o.Upstreams = append(o.Upstreams, nginxtest.Upstream{Name: u, Servers: w.Names})
 		}
 	}
 	w.lb = nginxtest.Start(t, o)
 	w.mood = filepath.Join(t.TempDir(), "mood")
 	w.feign("")
-	// Each request comes on a connection of its own, as new visitors do.
-	w.client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
+	w.URL = w.lb.URL(upstreams[0])
 	return w
 }
 
@@ -83,66 +70,10 @@ func provider(t *testing.T, c nginx.Config) lbclient.Provider {
 	return p
 }
 
-func (w *world) Targets() []string { return w.names }
-
 func (w *world) Provider(target string) lbclient.Provider { return provider(w.t, w.config(target)) }
 
-func (w *world) Get() (string, error) { return w.get(w.upstream[0]) }
-
 // get returns the address of the app that answered.
-func (w *world) get(upstream string) (string, error) {
-	name, err := w.fetch(w.lb.URL(upstream) + "/")
-	for address, a := range w.apps {
-		if a.Name == name {
-			return address, err
-		}
-	}
-	return name, err
-}
-
-var errElsewhere = errors.New("another target answered")
-
-func (w *world) fetch(url string) (string, error) {
-	r, err := w.client.Get(url)
-	if err != nil {
-		return "", err
-	}
-	defer r.Body.Close()
-	body, err := io.ReadAll(r.Body)
-	if err == nil && r.StatusCode == http.StatusConflict {
-		err = errElsewhere
-	} else if err == nil && r.StatusCode != http.StatusOK {
-		err = fmt.Errorf("status %s", r.Status)
-	}
-	return string(body), err
-}
-
-func (w *world) Hold(target string) func() error {
-	w.t.Helper()
-	a := w.apps[target]
-	url := w.lb.URL(w.upstream[0]) + "/hold?for=" + a.Name
-	ended := make(chan error, 1)
-	go func() {
-		for {
-			_, err := w.fetch(url)
-			if !errors.Is(err, errElsewhere) {
-				ended <- err
-				return
-			}
-		}
-	}()
-	select {
-	case <-a.Held:
-	case err := <-ended:
-		w.t.Fatalf("the request to hold ended early: %v", err)
-	}
-	return func() error {
-		a.Finish <- struct{}{}
-		return <-ended
-	}
-}
-
-func (w *world) SetHealthy(target string, healthy bool) { w.apps[target].SetHealthy(healthy) }
+func (w *world) get(upstream string) (string, error) { return w.At(w.lb.URL(upstream)).Get() }
 
 func (w *world) await(what string, ok func() bool) {
 	w.t.Helper()
@@ -232,7 +163,7 @@ func TestContract(t *testing.T) {
 		LoseAnswers: func(t *testing.T, w lbtest.World) func() { return w.(*world).feign("lose") },
 		Ignore:      func(t *testing.T, w lbtest.World) func() { return w.(*world).feign("ignore") },
 		Restart: func(t *testing.T, w lbtest.World, target string, while func()) {
-			w.(*world).apps[target].Restart(t, while)
+			w.(*world).Apps[target].Restart(t, while)
 		},
 		CountsTwice: true, // under a lock, so that once is enough
 		Without: map[string]string{

@@ -26,7 +26,7 @@ const Slow = 150 * time.Millisecond
 
 // App is one instance of an application on loopback. It answers / with its name,
 // posts with what was posted, /healthz as it was told, and /hold?for=NAME, if
-// that is its name, when it is told.
+// that is its name, when it is told; for another name it answers 409 at once.
 type App struct {
 	Name    string
 	Address string // host:port, for its whole life
@@ -89,6 +89,9 @@ func NewApp(tb TB, name string) *App {
 
 // SetHealthy makes the application pass or fail checks of /healthz.
 func (a *App) SetHealthy(healthy bool) { a.sick.Store(!healthy) }
+
+// Healthy tells what /healthz answers.
+func (a *App) Healthy() bool { return !a.sick.Load() }
 
 // Restart closes the application's port, cutting nobody but waiting for nobody
 // long either, and opens it again after down.
