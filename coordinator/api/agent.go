@@ -44,17 +44,21 @@ type AppReport struct {
 	Present    []string       `json:"present"`    // ids of complete releases on disk
 	Prepare    *PrepareReport `json:"prepare,omitempty"`
 	Targets    []TargetReport `json:"targets"`
+	// Digests tells of each release on disk which files it consists of (see
+	// [Prepare.Archive]). One whose digest is not known yet has none.
+	Digests map[string]string `json:"digests,omitempty"`
 	// Balancer is what the agent last learned of the app's balancer, if it speaks
 	// to it itself.
 	Balancer *BalancerReport `json:"balancer,omitempty"`
 }
 
 // PrepareReport tells how the attempt at preparing a release stands. A
-// prepared release is also listed in [AppReport.Present].
+// prepared release is also listed in [AppReport.Present]; one that is to be
+// shared is listed there as soon as it is built, and may still fail to be shared.
 type PrepareReport struct {
 	Release string `json:"release"`
 	Attempt int    `json:"attempt"`
-	Step    Step   `json:"step,omitempty"` // StepFetch or StepBuild while it runs
+	Step    Step   `json:"step,omitempty"` // StepFetch, StepBuild, StepShare, or StepUnpack while it runs
 	Failed  bool   `json:"failed,omitempty"`
 	Reason  Reason `json:"reason,omitempty"`
 	Text    string `json:"text,omitempty"`
@@ -132,6 +136,8 @@ type Step string
 const (
 	StepFetch    Step = "fetch"
 	StepBuild    Step = "build"
+	StepShare    Step = "share"  // hand the built files to the coordinator
+	StepUnpack   Step = "unpack" // take built files from the coordinator
 	StepSnapshot Step = "snapshot"
 	StepDrain    Step = "drain"
 	StepSwitch   Step = "switch"
@@ -157,6 +163,11 @@ const (
 
 	ReasonFetchFailed     Reason = "fetch_failed"     // remote unreachable, denied, commit unknown
 	ReasonDiskFull        Reason = "disk_full"        // no space or inodes
+	ReasonShareFailed     Reason = "share_failed"     // the coordinator did not take the built files
+	ReasonArchiveFailed   Reason = "archive_failed"   // the coordinator did not hand out the built files
+	ReasonArchiveBad      Reason = "archive_bad"      // what it handed out is not what was asked for
+	ReasonReleaseEdited   Reason = "release_edited"   // files of the release changed after it was built
+	ReasonBuildSkew       Reason = "build_skew"       // two builds of the release made different files
 	ReasonReleaseMissing  Reason = "release_missing"  // not prepared on this node
 	ReasonUnitMissing     Reason = "unit_missing"     // unit not found or masked
 	ReasonUnitNotAllowed  Reason = "unit_not_allowed" // agent.yaml does not allow it
@@ -198,6 +209,13 @@ type Assignment struct {
 type Prepare struct {
 	Release string `json:"release"`
 	Attempt int    `json:"attempt"` // from 1; a higher number asks again
+	// Archive is the digest ("sha256:" and 64 hex digits) of built files to take
+	// from the coordinator, instead of fetching and building. A release of that
+	// id with other files, which nothing runs, is replaced.
+	Archive string `json:"archive,omitempty"`
+	// Share asks for the built files to be handed to the coordinator, also when
+	// the release is on disk already.
+	Share bool `json:"share,omitempty"`
 }
 
 // Goal is the desired state of one target. Turn 0 gives no leave to touch it.
@@ -224,6 +242,10 @@ type Recipe struct {
 	Build   []string          `json:"build,omitempty"` // shell command lines, in order
 	Env     map[string]string `json:"env,omitempty"`   // of the build
 	Timeout Duration          `json:"timeout"`         // of the whole build
+	// Artifact names what of the built tree makes the release, as paths below it
+	// in which each part may hold wildcards as in path.Match; empty is all. A
+	// directory stands for all below it.
+	Artifact []string `json:"artifact,omitempty"`
 }
 
 // Spec is how an app runs on a node, whatever the release.

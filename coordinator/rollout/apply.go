@@ -143,6 +143,10 @@ func (e Reported) apply(m *machine) error {
 		}
 		p.Accepted = pr.Generation
 		p.Present = slices.Sorted(slices.Values(pr.Present))
+		p.Digests = nil
+		if len(pr.Digests) > 0 {
+			p.Digests = maps.Clone(pr.Digests)
+		}
 		a := m.App(pr.App)
 		if f := pr.Prepare; f != nil && f.Release == p.Prepare && f.Attempt == p.Attempt && p.Failed != p.Attempt {
 			m.prepareFailed(a, p, f)
@@ -239,10 +243,14 @@ func (e ResumeRequested) apply(m *machine) error {
 // not serve although their turn went well.
 func (m *machine) anotherChance(a *App, quarantined bool) {
 	r := a.Live
+	r.Unfit = nil
+	for i := range m.Placements {
+		if p := &m.Placements[i]; p.App == a.Name {
+			p.Tries, p.RetryAt = 0, time.Time{}
+		}
+	}
 	for _, t := range m.targets(r) {
 		t.Tries, t.RetryAt = 0, time.Time{}
-		p := m.Placement(t.App, t.Node)
-		p.Tries, p.RetryAt = 0, time.Time{}
 		if !quarantined || t.Turn != 0 {
 			continue
 		}

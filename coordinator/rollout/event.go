@@ -56,11 +56,13 @@ type Reported struct {
 
 // PlacementReport is the state of one app on the reporting node.
 type PlacementReport struct {
-	App        string         `json:"app"`
-	Generation uint64         `json:"generation"` // highest that the agent accepted
-	Present    []ReleaseID    `json:"present"`
-	Prepare    *PrepareReport `json:"prepare,omitempty"`
-	Targets    []TargetReport `json:"targets"`
+	App        string      `json:"app"`
+	Generation uint64      `json:"generation"` // highest that the agent accepted
+	Present    []ReleaseID `json:"present"`
+	// Digests tell which files the releases consist of, as far as it is known.
+	Digests map[ReleaseID]string `json:"digests,omitempty"`
+	Prepare *PrepareReport       `json:"prepare,omitempty"`
+	Targets []TargetReport       `json:"targets"`
 }
 
 // PrepareReport tells of a failed attempt to prepare.
@@ -92,6 +94,14 @@ type Outcome struct {
 	Fault    Fault  `json:"fault,omitempty"`
 	Reason   Reason `json:"reason,omitempty"`
 	Text     string `json:"text,omitempty"`
+}
+
+// Archived tells which built files of an app the coordinator has: all of them,
+// at its start and whenever one comes or goes.
+type Archived struct {
+	At      time.Time `json:"at"`
+	App     string    `json:"app"`
+	Digests []string  `json:"digests"`
 }
 
 // DeployRequested asks for a release on every target of the app.
@@ -185,6 +195,7 @@ func (e Started) at() time.Time           { return e.At }
 func (e Tick) at() time.Time              { return e.At }
 func (e NodeLost) at() time.Time          { return e.At }
 func (e Reported) at() time.Time          { return e.At }
+func (e Archived) at() time.Time          { return e.At }
 func (e DeployRequested) at() time.Time   { return e.At }
 func (e RollbackRequested) at() time.Time { return e.At }
 func (e PauseRequested) at() time.Time    { return e.At }
@@ -243,7 +254,10 @@ const (
 	NoteRequested   Note = "requested"
 	NoteStatus      Note = "status"
 	NotePrepared    Note = "prepared"
-	NoteTurn        Note = "turn" // a target got leave to be out of rotation
+	NoteBuilder     Note = "builder"    // a node was chosen to build for all
+	NoteBuilt       Note = "built"      // its files are at the coordinator
+	NoteBuildSkew   Note = "build_skew" // two builds of a release made different files
+	NoteTurn        Note = "turn"       // a target got leave to be out of rotation
 	NoteActive      Note = "active"
 	NoteReverted    Note = "reverted"
 	NoteFailed      Note = "failed" // of one target or one node's preparing

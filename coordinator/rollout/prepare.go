@@ -28,6 +28,9 @@ func (m *machine) settlePreparing(a *App) {
 	if waiting > 0 || ready == 0 || r.Paused != nil {
 		return
 	}
+	if !m.settleSkew(a) {
+		return
+	}
 	m.status(r, Rolling, "", "")
 	r.Deadline = m.now.Add(a.Policy.ProgressTimeout)
 	m.settleRolling(a)
@@ -76,11 +79,10 @@ func (m *machine) prepareFailed(a *App, p *Placement, f *PrepareReport) {
 	if r == nil {
 		return
 	}
-	var t *Target
-	for _, x := range m.targets(r) {
-		if x.Node == p.Node {
-			t = x
-		}
+	t := m.targetOn(r, p.Node)
+	if p.How == HowShare && (f.Fault != ReleaseFault || t == nil) {
+		m.shareFailed(a, p, f)
+		return
 	}
 	if t == nil || (t.Phase != TargetPreparing && t.Phase != TargetReverting) {
 		return
@@ -101,4 +103,14 @@ func (m *machine) prepareFailed(a *App, p *Placement, f *PrepareReport) {
 	default:
 		m.pause(r, "lockstep", ReasonNodeFault, fmt.Sprintf("cannot prepare %s on %s: %s; mend the node, then `deployctl retry %s`", a.short(p.Prepare), p.Node, f.Text, a.Name))
 	}
+}
+
+// targetOn returns the rollout's target on the node, or nil.
+func (m *machine) targetOn(r *Rollout, node string) *Target {
+	for _, t := range m.targets(r) {
+		if t.Node == node {
+			return t
+		}
+	}
+	return nil
 }

@@ -16,6 +16,8 @@ const (
 	ReasonProgressDeadline Reason = "progress_deadline" // no target made progress
 	ReasonPrepareDeadline  Reason = "prepare_deadline"  // preparing took too long
 	ReasonNodeFault        Reason = "node_fault"        // a node failed and still serves the old release
+	ReasonBuildSkew        Reason = "build_skew"        // two builds of the release made different files
+	ReasonBuilderLost      Reason = "builder_lost"      // the only node that may build was lost
 	ReasonCapacity         Reason = "capacity"          // no target left that could go on
 	ReasonRemoved          Reason = "removed"           // taken out of the configuration
 )

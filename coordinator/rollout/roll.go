@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 )
@@ -64,7 +63,7 @@ func (m *machine) settleReturned(a *App, t *Target) {
 
 // holds tells whether the release is on the disk of the target's node.
 func (m *machine) holds(t *Target, id ReleaseID) bool {
-	return slices.Contains(m.Placement(t.App, t.Node).Present, id)
+	return m.held(m.Placement(t.App, t.Node), id)
 }
 
 // left names the targets that the rollout ends without.

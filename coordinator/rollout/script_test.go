@@ -21,6 +21,9 @@ import (
 //	hold shop [10m] | unhold shop
 //	fail web2 r2 unhealthy [once|twice] [out]   its activation fails; out: it stays out
 //	fail-build all r2 build_failed [once]       preparing it fails
+//	fail-share web1 r2 share_failed [once]      handing over what it built fails
+//	varies r2                                   every build of it makes other files
+//	drop-archives shop                          the coordinator loses its archives
 //	mend                                        nothing fails any more
 //	lose web2 | return web2                     the node is not heard of
 //	hang web2 | free web2                       the turn does not end
@@ -54,8 +57,8 @@ func (s *stage) do(words []string) error {
 		return err
 	case "app":
 		return s.app(args)
-	case "fail", "fail-build":
-		f := &failure{node: args[0], release: rollout.ReleaseID(args[1]), reason: args[2], prepare: verb == "fail-build", undone: true, times: 1000}
+	case "fail", "fail-build", "fail-share":
+		f := &failure{node: args[0], release: rollout.ReleaseID(args[1]), reason: args[2], of: verb, undone: true, times: 1000}
 		for _, w := range args[3:] {
 			switch w {
 			case "once":
@@ -70,6 +73,12 @@ func (s *stage) do(words []string) error {
 		}
 		s.fails = append(s.fails, f)
 		return nil
+	case "varies":
+		s.varies = append(s.varies, rollout.ReleaseID(args[0]))
+		return nil
+	case "drop-archives":
+		s.archives = nil
+		return s.step(rollout.Archived{At: s.now, App: args[0]})
 	case "mend":
 		s.fails = nil
 		return nil
@@ -185,6 +194,13 @@ func (s *stage) app(args []string) error {
 			c.Policy.AutoRollback = value == "on"
 		case name == "target_timeout":
 			c.Policy.TargetTimeout, err = time.ParseDuration(value)
+		case name == "build_on":
+			c.Policy.BuildOnce = true
+			if value != "first" {
+				c.Policy.Builder = value
+			}
+		case name == "build_skew":
+			c.Policy.RefuseSkew = value == "refuse"
 		case name == "retry_backoff":
 			c.Policy.RetryBackoff, err = time.ParseDuration(value)
 		case name == "progress_timeout":
@@ -200,7 +216,7 @@ func (s *stage) app(args []string) error {
 	s.config.Apps = append(s.config.Apps, c)
 	for _, node := range c.Nodes {
 		if !slices.ContainsFunc(s.actors, func(a *actor) bool { return a.app == c.Name && a.node == node }) {
-			s.actors = append(s.actors, &actor{app: c.Name, node: node})
+			s.actors = append(s.actors, &actor{app: c.Name, node: node, digests: map[rollout.ReleaseID]string{}})
 			s.heard[node] = s.now
 		}
 	}

@@ -2,6 +2,7 @@ package rollout_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,9 @@ type stage struct {
 	heard  map[string]time.Time
 	fails  []*failure
 	noted  string // the sentences of the last steps
+	varies []rollout.ReleaseID
+	// archives are the digests that the coordinator has.
+	archives []string
 }
 
 // actor is one app on one node: the agent's side of it.
@@ -34,7 +38,10 @@ type actor struct {
 	outcome   *rollout.Outcome
 	failure   *rollout.PrepareReport
 
+	digests   map[rollout.ReleaseID]string // of what is on the disk
+	attempt   int                          // in progress, or done
 	preparing rollout.ReleaseID
+	sharing   bool
 	prepared  time.Time // when it will be
 	turn      uint64
 	goal      rollout.Goal
@@ -47,7 +54,7 @@ type failure struct {
 	node    string
 	release rollout.ReleaseID // "": of any
 	reason  string
-	prepare bool // else an activation
+	of      string // "fail-build", "fail-share", or "fail": an activation
 	undone  bool // an activation that ends as it began
 	times   int
 }
@@ -109,7 +116,9 @@ func (s *stage) step(ev rollout.Event) error {
 func (s *stage) second() error {
 	s.now = s.now.Add(time.Second)
 	for _, a := range s.actors {
-		s.act(a)
+		if err := s.act(a); err != nil {
+			return err
+		}
 	}
 	nodes := slices.Clone(s.state.Nodes)
 	for _, n := range nodes {
@@ -167,18 +176,20 @@ func (s *stage) report(a *actor) (rollout.PlacementReport, string) {
 	}
 	pr := rollout.PlacementReport{
 		App: a.app, Generation: generation, Present: slices.Clone(a.disk), Prepare: a.failure,
-		Targets: []rollout.TargetReport{t},
+		Targets: []rollout.TargetReport{t}, Digests: maps.Clone(a.digests),
 	}
-	return pr, fmt.Sprint(generation, pr.Present, a.failure, t.Release, t.Rotation, t.Health, a.outcome)
+	return pr, fmt.Sprint(generation, pr.Present, pr.Digests, a.failure, t.Release, t.Rotation, t.Health, a.outcome)
 }
 
 // act lets an agent go on with what it is to do.
-func (s *stage) act(a *actor) {
+func (s *stage) act(a *actor) error {
 	want, _, ok := s.state.Wanted(a.app, a.node)
 	if !ok || a.away {
-		return
+		return nil
 	}
-	s.prepare(a, want)
+	if err := s.prepare(a, want); err != nil {
+		return err
+	}
 	goal := want.Targets[0]
 	if a.turn != 0 && goal.Turn != a.turn {
 		a.outcome = &rollout.Outcome{Turn: a.turn, Fault: rollout.Revoked, Reason: "revoked"}
@@ -191,29 +202,61 @@ func (s *stage) act(a *actor) {
 	case a.turn != 0 && !a.stuck && !s.now.Before(a.ends):
 		s.finishTurn(a)
 	}
+	return nil
 }
 
-func (s *stage) prepare(a *actor, want rollout.Wanted) {
+// prepare builds, shares, or takes what is asked for.
+func (s *stage) prepare(a *actor, want rollout.Wanted) error {
 	id := want.Prepare
+	there := slices.Contains(a.disk, id) && (want.Archive == "" || want.Archive == a.digests[id])
 	switch {
-	case id == "" || slices.Contains(a.disk, id) || (a.failure != nil && a.failure.Release == id && a.failure.Attempt == want.Attempt):
-		a.preparing = ""
-	case a.preparing != id:
-		a.preparing, a.prepared = id, s.now.Add(4*time.Second)
-	case !s.now.Before(a.prepared):
-		a.preparing = ""
-		if f := s.failing(a.node, id, true); f != nil {
-			a.failure = &rollout.PrepareReport{Release: id, Attempt: want.Attempt, Fault: f.fault(), Reason: rollout.Reason(f.reason), Text: f.text()}
-			return
+	case id == "" || (there && !want.Share) || (want.Attempt == a.attempt && a.preparing == ""):
+		a.preparing, a.sharing = "", false
+	case a.preparing != id || want.Attempt != a.attempt:
+		a.preparing, a.attempt, a.sharing, a.prepared = id, want.Attempt, there, s.now.Add(4*time.Second)
+	case s.now.Before(a.prepared):
+	case want.Archive != "" && !slices.Contains(s.archives, want.Archive):
+		s.failPrepare(a, want, &failure{reason: "archive_failed"})
+	case a.sharing:
+		if f := s.failing(a.node, id, "fail-share"); f != nil {
+			s.failPrepare(a, want, f)
+			return nil
 		}
-		a.disk = append(a.disk, id)
+		a.preparing = ""
+		s.archives = append(s.archives, a.digests[id])
+		return s.step(rollout.Archived{At: s.now, App: a.app, Digests: slices.Clone(s.archives)})
+	default:
+		if f := s.failing(a.node, id, "fail-build"); f != nil && want.Archive == "" {
+			s.failPrepare(a, want, f)
+			return nil
+		}
+		a.digests[id] = "sha256:" + string(id)
+		if want.Archive != "" {
+			a.digests[id] = want.Archive
+		} else if slices.Contains(s.varies, id) {
+			a.digests[id] += "-" + a.node
+		}
+		if !there {
+			a.disk = append(slices.DeleteFunc(a.disk, func(o rollout.ReleaseID) bool { return o == id }), id)
+		}
+		if a.sharing = want.Share; a.sharing {
+			a.prepared = s.now.Add(2 * time.Second)
+			return nil
+		}
+		a.preparing = ""
 	}
+	return nil
+}
+
+func (s *stage) failPrepare(a *actor, want rollout.Wanted, f *failure) {
+	a.preparing, a.sharing = "", false
+	a.failure = &rollout.PrepareReport{Release: want.Prepare, Attempt: want.Attempt, Fault: f.fault(), Reason: rollout.Reason(f.reason), Text: f.text()}
 }
 
 func (s *stage) finishTurn(a *actor) {
 	o := &rollout.Outcome{Turn: a.turn}
 	a.turn, a.outcome = 0, o
-	f := s.failing(a.node, a.goal.Release, false)
+	f := s.failing(a.node, a.goal.Release, "fail")
 	if f == nil && !slices.Contains(a.disk, a.goal.Release) {
 		f = &failure{reason: "release_missing", undone: true}
 	}
@@ -231,9 +274,9 @@ func (s *stage) finishTurn(a *actor) {
 }
 
 // failing returns the failure that the script has for this, or nil.
-func (s *stage) failing(node string, id rollout.ReleaseID, prepare bool) *failure {
+func (s *stage) failing(node string, id rollout.ReleaseID, of string) *failure {
 	for _, f := range s.fails {
-		if (f.node == node || f.node == "all") && f.prepare == prepare && (f.release == "" || f.release == id) && f.times > 0 {
+		if (f.node == node || f.node == "all") && f.of == of && (f.release == "" || f.release == id) && f.times > 0 {
 			f.times--
 			return f
 		}

@@ -52,6 +52,8 @@ type App struct {
 	Last     *Rollout  `json:"last,omitempty"` // that finished most recently
 	Hold     *Hold     `json:"hold,omitempty"`
 	Number   int       `json:"number"` // of the newest rollout
+	// Archives are the digests of the built files that the coordinator has.
+	Archives []string `json:"archives,omitempty"`
 }
 
 // Policy says how an app is rolled. Durations must be positive, Retries may be 0.
@@ -66,6 +68,12 @@ type Policy struct {
 	RetryBackoff    time.Duration `json:"retry_backoff"`
 	AutoRollback    bool          `json:"auto_rollback"`
 	KeepReleases    int           `json:"keep_releases"`
+	// BuildOnce: one node builds, the others take its files: Builder, or, when
+	// that is "", the first that can.
+	BuildOnce bool   `json:"build_once,omitempty"`
+	Builder   string `json:"builder,omitempty"`
+	// RefuseSkew: nodes that build each for itself must make the same files.
+	RefuseSkew bool `json:"refuse_skew,omitempty"`
 }
 
 // Release is what the engine remembers of a release.
@@ -77,6 +85,9 @@ type Release struct {
 	Stable bool `json:"stable,omitempty"`
 	// Bad: automation must not deploy it again.
 	Bad *Mark `json:"bad,omitempty"`
+	// Digest is that of the files which one node built for all; "" while there
+	// are none, and of what each node builds for itself.
+	Digest string `json:"digest,omitempty"`
 }
 
 // Mark says who decided something, when, and why.
@@ -157,6 +168,8 @@ type Rollout struct {
 	Order     []TargetID `json:"order"`
 	// Deadline is when the present status must have made progress.
 	Deadline time.Time `json:"deadline,omitzero"`
+	// Unfit are the nodes that were to build for all and could not.
+	Unfit []string `json:"unfit,omitempty"`
 }
 
 // Node is a machine with an agent.
@@ -183,6 +196,8 @@ type Placement struct {
 
 	// Desired: the release to prepare, if any.
 	Prepare ReleaseID `json:"prepare,omitempty"`
+	How     How       `json:"how,omitempty"`
+	Archive string    `json:"archive,omitempty"` // digest of the files to take
 	Attempt int       `json:"attempt,omitempty"` // rises with each attempt, for all releases
 	Failed  int       `json:"failed,omitempty"`  // the attempt last reported as failed
 	Tries   int       `json:"tries,omitempty"`   // failed attempts for this release
@@ -196,7 +211,20 @@ type Placement struct {
 	// releases on disk.
 	Accepted uint64      `json:"accepted,omitempty"`
 	Present  []ReleaseID `json:"present,omitempty"`
+	// Digests are those of the releases on disk, as far as they are known.
+	Digests map[ReleaseID]string `json:"digests,omitempty"`
 }
+
+// How says how a node is to come to the release that it prepares.
+type How string
+
+// Ways to come to a release.
+const (
+	HowBuild How = ""      // fetch and build it
+	HowShare How = "share" // and hand the files to the coordinator
+	HowTake  How = "take"  // take the files that another node built
+	HowWait  How = "wait"  // until another node has built it
+)
 
 // Phase is where a target stands in the rollout that last touched it.
 type Phase string
@@ -432,9 +460,11 @@ func (s *State) NextDeadline() (time.Time, bool) {
 				if t := s.Target(id); t != nil {
 					add(t.RetryAt)
 					add(t.TurnBy)
-					if p := s.Placement(t.App, t.Node); p != nil {
-						add(p.RetryAt)
-					}
+				}
+			}
+			for i := range s.Placements {
+				if p := &s.Placements[i]; p.App == a.Name {
+					add(p.RetryAt)
 				}
 			}
 		}
@@ -466,6 +496,7 @@ func (r *Rollout) clone() *Rollout {
 	}
 	c := *r
 	c.Order = slices.Clone(r.Order)
+	c.Unfit = slices.Clone(r.Unfit)
 	return &c
 }
 

@@ -108,6 +108,8 @@ type Wanted struct {
 	Rollout  RolloutID // that step logs belong to
 	Prepare  ReleaseID
 	Attempt  int
+	Share    bool   // hand its files to the coordinator
+	Archive  string // digest of the files to take from there
 	Keep     []ReleaseID
 	Targets  []Goal
 }
@@ -141,12 +143,16 @@ func (s *State) keeps() map[string][]ReleaseID {
 
 func (w Wanted) equal(o Wanted) bool {
 	return w.Revision == o.Revision && w.Rollout == o.Rollout && w.Prepare == o.Prepare && w.Attempt == o.Attempt &&
+		w.Share == o.Share && w.Archive == o.Archive &&
 		slices.Equal(w.Keep, o.Keep) && slices.Equal(w.Targets, o.Targets)
 }
 
 func (s *State) wanted(p *Placement, keep []ReleaseID) Wanted {
 	a := s.App(p.App)
-	w := Wanted{Revision: a.Revision, Prepare: p.Prepare, Attempt: p.Attempt, Keep: keep}
+	w := Wanted{Revision: a.Revision, Keep: keep}
+	if p.How != HowWait {
+		w.Prepare, w.Attempt, w.Share, w.Archive = p.Prepare, p.Attempt, p.How == HowShare, p.Archive
+	}
 	if a.Live != nil {
 		w.Rollout = a.Live.ID
 	} else if a.Last != nil {
@@ -170,7 +176,12 @@ func (m *machine) settle() {
 			busy = m.settleApp(a) || busy
 		}
 		if !busy {
-			return
+			break
+		}
+	}
+	for i := range m.Apps {
+		if a := &m.Apps[i]; a.Live != nil {
+			m.settleBuild(a) // what was asked for in this step
 		}
 	}
 }
@@ -215,6 +226,7 @@ func (m *machine) settleApp(a *App) bool {
 		m.markStable(a)
 		return m.startWaiting(a) || m.startCatchUp(a)
 	}
+	m.settleBuild(a)
 	switch a.Live.Status {
 	case Preparing:
 		m.settlePreparing(a)
@@ -341,10 +353,15 @@ func (m *machine) start(a *App, r *Rollout) {
 // prepare asks the target's node for a release.
 func (m *machine) prepare(t *Target, id ReleaseID) {
 	if p := m.Placement(t.App, t.Node); p.Prepare != id {
-		p.Prepare, p.Tries, p.RetryAt = id, 0, time.Time{}
-		p.Attempt++
-		p.Asked = m.Generation + 1 // what this step will give it is no lower
+		m.prepareOn(p, id)
 	}
+}
+
+func (m *machine) prepareOn(p *Placement, id ReleaseID) {
+	p.stopPreparing()
+	p.Prepare = id
+	p.Attempt++
+	p.Asked = m.Generation + 1 // what this step will give it is no lower
 }
 
 // rest puts a target in a phase with nothing held against it.
@@ -397,11 +414,15 @@ func (m *machine) finish(a *App, s Status, reason Reason, text string) {
 	r.Finished, r.Deadline, r.Paused = m.now, time.Time{}, nil
 	m.status(r, s, reason, text)
 	for _, t := range m.targets(r) {
-		m.Placement(t.App, t.Node).stopPreparing()
 		if t.Phase == TargetPreparing || t.Phase == TargetPrepared {
 			m.restUntouched(a, t)
 		}
 		t.Before = nil
+	}
+	for i := range m.Placements {
+		if p := &m.Placements[i]; p.App == a.Name {
+			p.stopPreparing()
+		}
 	}
 	// The record is made now: the next rollout may begin in this same step.
 	m.gone = append(m.gone, m.Changed(r))
@@ -432,7 +453,7 @@ func (m *machine) restUntouched(a *App, t *Target) {
 }
 
 func (p *Placement) stopPreparing() {
-	p.Prepare, p.Tries, p.RetryAt = "", 0, time.Time{}
+	p.Prepare, p.How, p.Archive, p.Tries, p.RetryAt = "", HowBuild, "", 0, time.Time{}
 }
 
 func (p *Policy) timeout(s Status) time.Duration {

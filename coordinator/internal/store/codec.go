@@ -34,6 +34,7 @@ var events = []kind[rollout.Event]{
 	kindOf[rollout.Tick, rollout.Event]("tick"),
 	kindOf[rollout.NodeLost, rollout.Event]("node_lost"),
 	kindOf[rollout.Reported, rollout.Event]("reported"),
+	kindOf[rollout.Archived, rollout.Event]("archived"),
 	kindOf[rollout.DeployRequested, rollout.Event]("deploy_requested"),
 	kindOf[rollout.RollbackRequested, rollout.Event]("rollback_requested"),
 	kindOf[rollout.PauseRequested, rollout.Event]("pause_requested"),
