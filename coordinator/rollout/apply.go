@@ -147,6 +147,10 @@ func (e Reported) apply(m *machine) error {
 		if len(pr.Digests) > 0 {
 			p.Digests = maps.Clone(pr.Digests)
 		}
+		if pr.Attempt > p.Attempt {
+			// Of an earlier life of the placement: what has that number is done.
+			p.Attempt = pr.Attempt + 1
+		}
 		a := m.App(pr.App)
 		if f := pr.Prepare; f != nil && f.Release == p.Prepare && f.Attempt == p.Attempt && p.Failed != p.Attempt {
 			m.prepareFailed(a, p, f)

@@ -61,6 +61,7 @@ type PlacementReport struct {
 	Present    []ReleaseID `json:"present"`
 	// Digests tell which files the releases consist of, as far as it is known.
 	Digests map[ReleaseID]string `json:"digests,omitempty"`
+	Attempt int                  `json:"attempt,omitempty"` // at preparing, that it began last
 	Prepare *PrepareReport       `json:"prepare,omitempty"`
 	Targets []TargetReport       `json:"targets"`
 }

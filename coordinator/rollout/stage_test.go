@@ -55,7 +55,7 @@ type failure struct {
 	release rollout.ReleaseID // "": of any
 	reason  string
 	of      string // "fail-build", "fail-share", or "fail": an activation
-	undone  bool // an activation that ends as it began
+	undone  bool   // an activation that ends as it began
 	times   int
 }
 

@@ -138,6 +138,15 @@ func reported(s *rollout.State, name string, req *api.SyncRequest) rollout.Repor
 		for _, id := range a.Present {
 			pr.Present = append(pr.Present, rollout.ReleaseID(id))
 		}
+		if a.Prepare != nil {
+			pr.Attempt = a.Prepare.Attempt
+		}
+		for id, d := range a.Digests {
+			if pr.Digests == nil {
+				pr.Digests = map[rollout.ReleaseID]string{}
+			}
+			pr.Digests[rollout.ReleaseID(id)] = d
+		}
 		if f := a.Prepare; f != nil && f.Failed {
 			pr.Prepare = &rollout.PrepareReport{
 				Release: rollout.ReleaseID(f.Release), Attempt: f.Attempt,

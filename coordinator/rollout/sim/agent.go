@@ -37,6 +37,8 @@ type appJournal struct {
 	generation uint64
 	want       rollout.Wanted
 	failure    *rollout.PrepareReport // the attempt that failed last
+	attempt    int                    // that was begun last
+	shared     int                    // that was shared last
 	work       *work
 	outcome    *rollout.Outcome
 }
@@ -125,7 +127,9 @@ func (a *agent) changed() {
 // telling is what a report would say of one app.
 type telling struct {
 	generation, turn uint64
-	attempt, disk    int
+	attempt, changes int
+	failed           int
+	disk             int
 	running          rollout.ReleaseID
 	says             rollout.Rotation
 	verdict          rollout.Health
@@ -135,12 +139,12 @@ type telling struct {
 func (a *agent) telling() (all [2]telling) {
 	for i, t := range a.n.targets {
 		j := a.journal.apps[i]
-		s := telling{generation: j.generation, disk: len(t.disk), running: t.running, says: t.says(), verdict: t.verdict()}
+		s := telling{generation: j.generation, attempt: j.attempt, disk: len(t.disk), changes: t.changes, running: t.running, says: t.says(), verdict: t.verdict()}
 		if j.outcome != nil {
 			s.turn = j.outcome.Turn
 		}
 		if j.failure != nil {
-			s.attempt = j.failure.Attempt
+			s.failed = j.failure.Attempt
 		}
 		all[i] = s
 	}
@@ -163,7 +167,10 @@ func (a *agent) report() {
 		if !j.have {
 			continue
 		}
-		pr := rollout.PlacementReport{App: appName(i), Generation: j.generation, Present: slices.Clone(t.disk)}
+		pr := rollout.PlacementReport{App: appName(i), Generation: j.generation, Present: slices.Clone(t.disk), Attempt: j.attempt, Digests: map[rollout.ReleaseID]string{}}
+		for _, id := range t.disk {
+			pr.Digests[id] = t.built[id]
+		}
 		if j.failure != nil {
 			f := *j.failure
 			pr.Prepare = &f
@@ -235,27 +242,44 @@ func (j *appJournal) goal(t *target) uint64 {
 	return 0
 }
 
-// prepare fetches and builds what is asked for.
+// prepare fetches and builds what is asked for, shares it, or takes what another
+// node has built.
 func (a *agent) prepare(app int) {
 	j, l, t, w := a.journal.apps[app], a.lanes[app], a.n.targets[app], a.n.w
-	id, attempt := j.want.Prepare, j.want.Attempt
-	if id == "" || l.preparing || t.has(id) || (j.failure != nil && j.failure.Release == id && j.failure.Attempt == attempt) {
+	want := j.want
+	id, attempt := want.Prepare, want.Attempt
+	there := t.has(id) && (want.Archive == "" || want.Archive == t.built[id])
+	if id == "" || l.preparing || (there && (!want.Share || j.shared == attempt)) ||
+		(j.failure != nil && j.failure.Release == id && j.failure.Attempt == attempt) {
 		return
 	}
-	l.preparing = true
+	l.preparing, j.attempt = true, attempt
 	a.after(w.between(time.Second, 12*time.Second), func() {
 		l.preparing = false
 		c := w.commit(app, id)
-		fail := &rollout.PrepareReport{Release: id, Attempt: attempt}
+		fail := func(fault rollout.Fault, reason rollout.Reason, text string) {
+			j.failure = &rollout.PrepareReport{Release: id, Attempt: attempt, Fault: fault, Reason: reason, Text: text}
+		}
+		reached := w.co.up && !a.n.cut()
 		switch {
+		case there && !t.has(id): // it was pruned meanwhile
+		case there && !reached:
+			fail(rollout.NodeFault, "share_failed", "the coordinator cannot be reached")
+		case there:
+			j.shared = attempt
+			w.co.archived(app, t.built[id])
 		case w.now < a.n.fullTil:
-			fail.Fault, fail.Reason, fail.Text = rollout.NodeFault, "disk_full", "no space left"
-			j.failure = fail
+			fail(rollout.NodeFault, "disk_full", "no space left")
+		case want.Archive != "" && (!reached || !slices.Contains(w.co.archives[app], want.Archive)):
+			fail(rollout.NodeFault, "archive_failed", "the coordinator does not hand it out")
+		case want.Archive != "" && t.has(id) && (t.link == id || t.running == id):
+			fail(rollout.NodeFault, "build_skew", "it runs a build of its own")
+		case want.Archive != "":
+			t.put(id, want.Archive)
 		case c.bad == noBuild && c.on&(1<<a.n.index) != 0:
-			fail.Fault, fail.Reason, fail.Text = rollout.ReleaseFault, "build_failed", "make: *** [all] Error 1"
-			j.failure = fail
-		default:
-			t.disk = append(slices.Clone(t.disk), id)
+			fail(rollout.ReleaseFault, "build_failed", "make: *** [all] Error 1")
+		case !t.has(id):
+			t.put(id, c.build())
 		}
 		a.advance(app)
 		a.changed()

@@ -189,7 +189,11 @@ func (c *coordinator) checkHasRelease(t *rollout.Target) {
 	}
 	c.eachTarget(func(i, app int, o *target) {
 		st := c.state.Target(o.id)
-		if st.App != t.App || !slices.Contains(r.Order, o.id) || o.has(r.Release) || c.w.nodes[i].wiped != 0 {
+		if st.App != t.App || !slices.Contains(r.Order, o.id) || c.w.nodes[i].wiped != 0 {
+			return
+		}
+		if o.has(r.Release) {
+			c.checkSameBuild(t, o, r)
 			return
 		}
 		if st.Phase == rollout.TargetUnreachable || st.Phase == rollout.TargetQuarantined || c.returned(o.id, r) {
@@ -197,6 +201,26 @@ func (c *coordinator) checkHasRelease(t *rollout.Target) {
 		}
 		c.w.fail("prepared-first", "%s got a turn to %s, which %s does not have", t.ID, r.Release, o.n.name)
 	})
+}
+
+// checkSameBuild judges that a target that gets a turn has the same files as
+// another that was prepared, where one node builds for all.
+func (c *coordinator) checkSameBuild(t *rollout.Target, o *target, r *rollout.Rollout) {
+	if !c.w.plan.BuildOnce || r.Kind != rollout.Deploy {
+		return
+	}
+	switch c.state.Target(o.id).Phase {
+	case rollout.TargetPrepared, rollout.TargetActivating, rollout.TargetActive:
+	default:
+		return
+	}
+	for _, n := range c.w.nodes {
+		for _, x := range n.targets {
+			if x.id == t.ID && n.wiped == 0 && x.has(r.Release) && x.built[r.Release] != o.built[r.Release] {
+				c.w.fail("one-build", "%s got a turn to %s built as %s, and %s has %s", t.ID, r.Release, x.built[r.Release], o.id, o.built[r.Release])
+			}
+		}
+	}
 }
 
 // returned tells whether the target came back in the middle of the rollout.

@@ -26,10 +26,12 @@ type coordinator struct {
 	records []rollout.Rollout // the newest of each rollout
 	index   map[rollout.RolloutID]int
 	config  []bool // nodes that are configured
-	turns   int
-	free    map[uint64]bool                          // turns of targets that were out as they were
-	fallen  map[uint64]bool                          // those of them that were out by themselves
-	late    map[rollout.RolloutID][]rollout.TargetID // that came back in the middle
+	// archives are the digests of each app's built files.
+	archives [][]string
+	turns    int
+	free     map[uint64]bool                          // turns of targets that were out as they were
+	fallen   map[uint64]bool                          // those of them that were out by themselves
+	late     map[rollout.RolloutID][]rollout.TargetID // that came back in the middle
 
 	// Volatile.
 	heard  []time.Duration
@@ -53,6 +55,7 @@ func newCoordinator(w *world) *coordinator {
 	for range w.nodes {
 		c.config = append(c.config, true)
 	}
+	c.archives = make([][]string, w.plan.Apps)
 	c.told = make([]knowledge, len(w.nodes)*w.plan.Apps)
 	return c
 }
@@ -82,6 +85,9 @@ func (c *coordinator) start() {
 	w.log("coordinator starts")
 	c.handle(rollout.Started{At: w.time()})
 	c.configure()
+	for app := range c.archives {
+		c.tellArchives(app)
+	}
 	life := c.life
 	for app := range w.head {
 		c.pollBranch(app, life)
@@ -127,6 +133,9 @@ func (c *coordinator) configure() {
 				cfg.Nodes = append(cfg.Nodes, n.name)
 			}
 		}
+		if !slices.Contains(cfg.Nodes, cfg.Policy.Builder) {
+			cfg.Policy.Builder = "" // a fleet file that names no node of the app is refused
+		}
 		ev.Apps = append(ev.Apps, cfg)
 	}
 	for i, n := range w.nodes {
@@ -146,10 +155,34 @@ func (p Plan) policy() rollout.Policy {
 		PrepareTimeout: 120 * time.Second, Retries: p.Retries, RetryBackoff: 10 * time.Second,
 		AutoRollback: p.AutoRollback, KeepReleases: 2,
 	}
+	pol.BuildOnce, pol.RefuseSkew = p.BuildOnce, p.RefuseSkew
+	if p.BuildOnce && p.Builder >= 0 {
+		pol.Builder = nodeName(p.Builder)
+	}
 	if p.Canary {
 		pol.Canary, pol.CanarySoak = nodeName(p.Nodes-1), 12*time.Second
 	}
 	return pol
+}
+
+// archived takes built files, and tells the engine which there are.
+func (c *coordinator) archived(app int, digest string) {
+	if !slices.Contains(c.archives[app], digest) {
+		c.archives[app] = append(c.archives[app], digest)
+	}
+	c.tellArchives(app)
+}
+
+func (c *coordinator) tellArchives(app int) {
+	if !c.up {
+		return
+	}
+	keep := c.state.KeepArchives(appName(app))
+	if len(c.archives[app]) > 4 {
+		// What nobody needs any more is removed.
+		c.archives[app] = slices.DeleteFunc(c.archives[app], func(d string) bool { return !slices.Contains(keep, d) })
+	}
+	c.handle(rollout.Archived{At: c.w.time(), App: appName(app), Digests: slices.Clone(c.archives[app])})
 }
 
 // watch gives nodes up that have been silent for too long.

@@ -34,6 +34,7 @@
 //
 //   - max-unavailable, turn-number, turn-held: turns, by both standards above.
 //   - prepared-first: no turn before every node that takes part holds the release.
+//   - one-build: where one node builds for all, all get turns to the same files.
 //   - finished-proved: what ends well serves the right release everywhere, by the
 //     newest reports, or names where it does not.
 //   - rejoin-unproved: nothing rejoins on what was not found healthy.

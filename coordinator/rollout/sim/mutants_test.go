@@ -55,6 +55,12 @@ var mutants = []struct {
 	{"a late return waits for a person", []edit{{"goback.go", "case r.Paused == nil || r.alarmed():", "case r.Paused == nil:"}}},
 	{"a hold does not hold", []edit{{"step.go", "if w == nil || (w.Automatic && a.Hold != nil) {", "if w == nil {"}}},
 	{"a step writes into the state that it was given", []edit{{"state.go", "\ts.Targets = slices.Clone(s.Targets)\n", ""}}},
+	{"what another build made is taken for the same", []edit{{"once.go", `has == "" || has == rel.Digest`, `has == "" || true`}}},
+	{"every node builds, although one builds for all", []edit{{"once.go", "\t\t\tp.become(HowWait, \"\")\n\t\t}\n\t}\n\tm.watchBuilder", "\t\t\tp.become(HowBuild, \"\")\n\t\t}\n\t}\n\tm.watchBuilder"}}},
+	{"a builder that is lost is waited for", []edit{{"once.go", "m.Node(p.Node).Reach == Reachable && !slices", "!slices"}}},
+	{"an archive that the coordinator lost is asked for", []edit{{"once.go", `rel.Digest != "" && slices.Contains(a.Archives, rel.Digest):`, `rel.Digest != "":`}}},
+	{"a node that could not build is chosen again", []edit{{"once.go", "\tr.Unfit = append(r.Unfit, p.Node)\n", ""}}},
+	{"differing builds are deployed, although they are refused", []edit{{"once.go", "case !a.Policy.RefuseSkew || r.Kind == Rollback:", "case true:"}}},
 	{"a rollout ends unrecorded", []edit{{"step.go", "m.gone = append(m.gone, m.Changed(r))", ""}}},
 }
 

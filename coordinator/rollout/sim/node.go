@@ -27,7 +27,11 @@ type target struct {
 	app  int
 	id   rollout.TargetID
 	disk []rollout.ReleaseID // complete releases
-	link rollout.ReleaseID   // what the unit starts
+	// built are the digests of the files of what is, or was, on the disk, and
+	// changes counts how often that changed.
+	built   map[rollout.ReleaseID]string
+	changes int
+	link    rollout.ReleaseID // what the unit starts
 
 	running rollout.ReleaseID // "" while nothing runs
 	since   time.Duration     // when it was started
@@ -47,7 +51,7 @@ type target struct {
 func newNode(w *world, i int) *node {
 	n := &node{w: w, index: i, name: nodeName(i), powered: true}
 	for app := range w.plan.Apps {
-		n.targets = append(n.targets, &target{n: n, app: app, id: rollout.TargetName(appName(app), n.name)})
+		n.targets = append(n.targets, &target{n: n, app: app, id: rollout.TargetName(appName(app), n.name), built: map[rollout.ReleaseID]string{}})
 	}
 	n.agent = newAgent(n)
 	return n
@@ -124,6 +128,15 @@ func (t *target) restart() {
 
 func (t *target) stop() { t.running = "" }
 
+// put writes a release to the disk, in the place of other files of it.
+func (t *target) put(id rollout.ReleaseID, digest string) {
+	if !t.has(id) {
+		t.disk = append(slices.Clone(t.disk), id)
+	}
+	t.built[id] = digest
+	t.changes++
+}
+
 func (t *target) has(id rollout.ReleaseID) bool { return slices.Contains(t.disk, id) }
 
 // powerOff ends everything on the node at once.
@@ -155,6 +168,6 @@ func (n *node) wipe() {
 	n.wiped = n.w.now
 	n.agent.journal = newJournal(n)
 	for _, t := range n.targets {
-		t.disk, t.link = nil, ""
+		t.disk, t.link, t.built = nil, "", map[rollout.ReleaseID]string{}
 	}
 }

@@ -15,13 +15,17 @@ func (w *world) apply(o Op) {
 	t := n.targets[o.App]
 	switch o.Kind {
 	case OpPush:
-		w.push(o.App, w.newCommit(o.App, w.head[o.App], o.Bad, o.On))
+		c := w.newCommit(o.App, w.head[o.App], o.Bad, o.On)
+		c.vary = o.Vary
+		w.push(o.App, c)
 	case OpForcePush:
 		parent := w.head[o.App]
 		if parent != nil {
 			parent = parent.parent
 		}
-		w.push(o.App, w.newCommit(o.App, parent, o.Bad, o.On))
+		c := w.newCommit(o.App, parent, o.Bad, o.On)
+		c.vary = o.Vary
+		w.push(o.App, c)
 	case OpOldPush, OpDeploy:
 		c := w.head[o.App]
 		for range o.Back {
@@ -78,6 +82,11 @@ func (w *world) apply(o Op) {
 	case OpStale:
 		t.staleWas = t.says() == rollout.RotationIn
 		t.stale = w.now + o.For
+	case OpArchives:
+		w.co.archives[o.App] = nil
+		if w.co.up {
+			w.co.tellArchives(o.App)
+		}
 	case OpForget:
 		t.drained = false
 	case OpAppCrash:

@@ -17,6 +17,9 @@ type Plan struct {
 	Retries        int
 	AutoRollback   bool
 	Canary         bool
+	BuildOnce      bool
+	Builder        int // the node that builds for all; -1: the first that can
+	RefuseSkew     bool
 	// Chances out of 1000, while faults last.
 	Loss, Repeat, Late int
 	Ops                []Op
@@ -55,6 +58,7 @@ const (
 	OpStale       OpKind = "balancer-stale"
 	OpForget      OpKind = "balancer-forgets"
 	OpAppCrash    OpKind = "app-crash"
+	OpArchives    OpKind = "archives-lost"
 )
 
 // Op is one operation of a plan.
@@ -66,6 +70,7 @@ type Op struct {
 	For  time.Duration // how long the fault lasts
 	Back int           // how many commits before the head
 	Bad  badness       // of a pushed commit
+	Vary bool          // every build of it makes other files
 	On   uint          // the nodes on which it is bad, as a bit set
 	Step step          // at which the agent crashes
 	Late bool          // crash after the action instead of before it
@@ -94,12 +99,16 @@ func NewPlan(seed uint64) Plan {
 	if r.IntN(3) == 0 {
 		p.MaxUnavailable = 2
 	}
+	p.BuildOnce, p.Builder, p.RefuseSkew = r.IntN(2) == 0, r.IntN(2*p.Nodes)-p.Nodes, r.IntN(8) == 0
+	if p.Builder < 0 {
+		p.Builder = -1
+	}
 	if r.IntN(2) == 0 {
 		p.Loss, p.Repeat, p.Late = r.IntN(250), r.IntN(200), r.IntN(250)
 	}
 	for app := range p.Apps {
 		if r.IntN(10) > 0 {
-			p.Ops = append(p.Ops, Op{At: time.Duration(1+r.IntN(20)) * time.Second, Kind: OpPush, App: app})
+			p.Ops = append(p.Ops, Op{At: time.Duration(1+r.IntN(20)) * time.Second, Kind: OpPush, App: app, Vary: r.IntN(3) == 0})
 		}
 	}
 	for range 3 + r.IntN(14) {
@@ -118,6 +127,7 @@ var weights = []struct {
 	{OpAbort, 8}, {OpRetry, 6}, {OpHold, 4}, {OpUnhold, 4}, {OpRemoveNode, 4}, {OpAddNode, 4},
 	{OpAgentCrash, 8}, {OpCrashAtStep, 12}, {OpPower, 12}, {OpWipe, 4}, {OpCut, 12}, {OpCoordinator, 14},
 	{OpDiskFull, 5}, {OpRefuse, 6}, {OpAway, 5}, {OpLie, 4}, {OpStale, 5}, {OpForget, 4}, {OpAppCrash, 9},
+	{OpArchives, 5},
 }
 
 func randomOp(r *rand.Rand, p *Plan) Op {
@@ -136,6 +146,7 @@ func randomOp(r *rand.Rand, p *Plan) Op {
 	op.At = 20*time.Second + time.Duration(r.Int64N(int64(p.Faulty-20*time.Second))).Truncate(100*time.Millisecond)
 	switch op.Kind {
 	case OpPush, OpForcePush:
+		op.Vary = r.IntN(3) == 0
 		if r.IntN(2) == 0 {
 			op.Bad = []badness{noBuild, noStart, unhealthy, unhealthy, failsSoak, failsLater}[r.IntN(6)]
 			if r.IntN(3) == 0 {
@@ -165,6 +176,13 @@ func (p Plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d: %d nodes, %d apps, max_unavailable %d, retries %d, auto_rollback %t, canary %t\n",
 		p.Seed, p.Nodes, p.Apps, p.MaxUnavailable, p.Retries, p.AutoRollback, p.Canary)
+	if p.BuildOnce {
+		on := "first"
+		if p.Builder >= 0 {
+			on = nodeName(p.Builder)
+		}
+		fmt.Fprintf(&b, "build_on %s\n", on)
+	}
 	fmt.Fprintf(&b, "messages, of 1000: %d lost, %d repeated, %d late; everything heals at %s\n", p.Loss, p.Repeat, p.Late, p.Faulty)
 	for _, o := range p.Ops {
 		fmt.Fprintf(&b, "  %8s  %s\n", o.At, o)
@@ -181,11 +199,14 @@ func (o Op) String() string {
 		if o.Bad != good {
 			s += fmt.Sprintf(" %s on nodes %b", o.Bad, o.On)
 		}
+		if o.Vary {
+			s += ", whose builds differ"
+		}
 	case OpOldPush, OpDeploy:
 		s += fmt.Sprintf(" %s, %d commits back", appName(o.App), o.Back)
 	case OpRollback, OpPause, OpResume, OpAbort, OpRetry, OpUnhold:
 		s += " " + appName(o.App)
-	case OpHold:
+	case OpHold, OpArchives:
 		s += " " + appName(o.App)
 	case OpCoordinator:
 		s += when(o.Late) + "the commit"

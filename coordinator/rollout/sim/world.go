@@ -56,6 +56,16 @@ type commit struct {
 	parent *commit
 	bad    badness
 	on     uint
+	vary   bool
+	builds int
+}
+
+// build makes the digest of a build of the commit.
+func (c *commit) build() string {
+	if c.vary {
+		c.builds++
+	}
+	return fmt.Sprintf("sha256:%s-%d", c.id, c.builds)
 }
 
 // contains tells whether other is c or an ancestor of it.
