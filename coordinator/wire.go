@@ -32,6 +32,13 @@ func policy(a *config.App) rollout.Policy {
 		Soak: a.Soak, TargetTimeout: a.TargetTimeout, ProgressTimeout: a.ProgressTimeout, PrepareTimeout: a.PrepareTimeout,
 		Retries: a.Retries, RetryBackoff: a.RetryBackoff, AutoRollback: a.AutoRollback, KeepReleases: a.KeepReleases,
 	}
+	if a.BuildOn != config.BuildOnEach {
+		p.BuildOnce = true
+		if a.BuildOn != config.BuildOnFirst {
+			p.Builder = string(a.BuildOn)
+		}
+	}
+	p.RefuseSkew = a.BuildSkew == config.BuildSkewRefuse
 	if a.Canary != nil {
 		p.Canary, p.CanarySoak = a.Canary.Node, a.Canary.Soak
 	}

@@ -22,7 +22,8 @@ const (
 func (l *loader) readApp(name string, v value) {
 	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "build", "unit", "health",
 		"balancer", "env", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
-		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable")
+		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
+		"build_on", "build_skew", "artifact")
 	if !ok {
 		return
 	}
@@ -66,6 +67,7 @@ func (l *loader) readApp(name string, v value) {
 	if v, ok := o.get("env"); ok {
 		a.Env = v.environment()
 	}
+	a.readArtifact(o)
 	if v, ok := o.need("unit", name+".service"); ok {
 		if a.Unit, ok = v.text(name + ".service"); ok && !isUnit(a.Unit) {
 			v.fail("expected the full name of a systemd service, got %s; write %s.service", quoted(a.Unit), name)

@@ -137,6 +137,9 @@ func (w *writer) app(a *App) {
 	w.put("nodes", list(a.Nodes, plain))
 	w.put("build", list(a.Build, plain))
 	w.put("env", mapping(a.Env))
+	w.put("build_on", plain(string(a.BuildOn)))
+	w.put("build_skew", string(a.BuildSkew))
+	w.given("artifact", a.Artifact)
 	w.put("unit", plain(a.Unit))
 	w.health(a.Health)
 	if a.Balancer != nil {

@@ -152,6 +152,12 @@ type App struct {
 	Nodes  []string // in the order of rollouts; never empty
 	Build  []string
 	Env    map[string]string // of the build
+	// BuildOn is [BuildOnEach], [BuildOnFirst], or one of the nodes.
+	BuildOn   BuildOn
+	BuildSkew BuildSkew
+	// Artifact is what of the built tree makes a release, as clean paths that may
+	// hold wildcards; nil is all of it.
+	Artifact []string
 	Unit   string
 	// Health has neither HTTP nor TCP set for "health: none".
 	Health   api.HealthCheck

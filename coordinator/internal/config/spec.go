@@ -10,7 +10,7 @@ import (
 
 // Recipe is what, with a commit, makes a release of the app.
 func (a *App) Recipe() api.Recipe {
-	return api.Recipe{Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout)}
+	return api.Recipe{Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout), Artifact: a.Artifact}
 }
 
 // Spec is how the app runs on a node, whatever the release.

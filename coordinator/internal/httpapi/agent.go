@@ -56,7 +56,7 @@ func (s *server) assignment(ctx context.Context, node string, p runner.Placement
 	}
 	named := a.Keep
 	if p.Wanted.Prepare != "" {
-		a.Prepare = &api.Prepare{Release: string(p.Wanted.Prepare), Attempt: p.Wanted.Attempt}
+		a.Prepare = &api.Prepare{Release: string(p.Wanted.Prepare), Attempt: p.Wanted.Attempt, Archive: p.Wanted.Archive, Share: p.Wanted.Share}
 		named = append(named[:len(named):len(named)], a.Prepare.Release)
 	}
 	for _, t := range p.Wanted.Targets {
