@@ -158,7 +158,7 @@ type App struct {
 	// Artifact is what of the built tree makes a release, as clean paths that may
 	// hold wildcards; nil is all of it.
 	Artifact []string
-	Unit   string
+	Unit     string
 	// Health has neither HTTP nor TCP set for "health: none".
 	Health   api.HealthCheck
 	Balancer *Balancer // nil for "balancer: none"
