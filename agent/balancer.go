@@ -42,22 +42,42 @@ func NewBalancer(b api.Balancer, node, server string) (lbclient.Provider, error)
 // provider makes the provider for one of the app's targets; one that cannot be
 // made fails at every use, which ends a turn with the reason.
 func (p *app) provider(spec api.Spec, target, server string) lbclient.Provider {
+	lb, _ := p.providers(spec, target, server)
+	return lb
+}
+
+// providers is provider, and the target's gate alone where that stands beside a
+// balancer to which the coordinator speaks; nil otherwise.
+func (p *app) providers(spec api.Spec, target, server string) (lb, gate lbclient.Provider) {
 	b := spec.Balancer
 	if b == nil {
-		return activate.NoBalancer(server)
+		return activate.NoBalancer(server), nil
 	}
-	lb, err := p.open(*b, target, server)
+	lb, err := p.open(spec, target, server)
+	if err == nil && b.Gate != nil && b.Type != typeGate {
+		// The balancer first: it counts who else serves, and refuses.
+		timed, _ := lb.(lbclient.Timed)
+		if gate, err = p.a.newGate(spec, target, server, timed); err == nil {
+			lb = lbclient.Multi(lb, gate)
+		}
+	}
 	if err == nil {
 		lb, err = watched(lb, *b, health.FromAPI(spec.Health))
 	}
 	if err != nil {
-		return activate.Broken(err)
+		return activate.Broken(err), nil
 	}
-	return lb
+	return lb, gate
 }
 
-func (p *app) open(b api.Balancer, target, server string) (lbclient.Provider, error) {
+// typeGate is a balancer that is spoken to by nothing but the gates.
+const typeGate = "gate"
+
+func (p *app) open(spec api.Spec, target, server string) (lbclient.Provider, error) {
+	b := *spec.Balancer
 	switch {
+	case b.Type == typeGate && b.Gate != nil:
+		return p.a.newGate(spec, target, server, nil)
 	case b.Via == api.ViaAgent:
 		return p.a.deps.Balancer(b, p.name, server)
 	case b.Via == api.ViaCoordinator && p.a.deps.Broker != nil:
@@ -78,7 +98,7 @@ const quietWindow = 3 * time.Second
 // send work has ended.
 func watched(lb lbclient.Provider, b api.Balancer, check health.Check) (lbclient.Provider, error) {
 	switch b.Type {
-	case "caddy", "exec", "hetzner", "digitalocean":
+	case "caddy", "exec", typeGate, "hetzner", "digitalocean":
 	default:
 		return lb, nil
 	}

@@ -8,16 +8,18 @@ import (
 )
 
 // How often it is checked that a target could be drained: while it could not be
-// when last checked, and while all was well.
+// for what may have passed a moment later, while it could not be for another
+// reason, and while all was well.
 const (
+	recheckPassing = 5 * time.Second
 	recheckRefused = time.Minute
 	recheckFine    = 10 * time.Minute
 )
 
-// speaksItself tells whether this agent, and not the coordinator, knows how the
-// target's balancer stands.
+// speaksItself tells whether this agent, and not the coordinator alone, knows
+// how the target's balancer stands.
 func (o *observer) speaksItself() bool {
-	return o.spec.Balancer != nil && o.spec.Balancer.Via == api.ViaAgent
+	return o.spec.Balancer != nil && (o.spec.Balancer.Via == api.ViaAgent || o.spec.Balancer.Gate != nil)
 }
 
 // checkBalancer does the preflight of a target when it is time to, so that what
@@ -30,7 +32,11 @@ func (p *app) checkBalancer(o *observer) {
 	r := o.report
 	p.mu.Unlock()
 	again := recheckFine
-	if r.Refused != nil {
+	switch {
+	case r.Refused == nil:
+	case r.Refused.Class == string(lbclient.ClassTransient):
+		again = recheckPassing
+	default:
 		again = recheckRefused
 	}
 	if !r.Checked.IsZero() && time.Since(r.Checked) < again {

@@ -32,6 +32,7 @@ type observer struct {
 	spec    api.Spec
 	server  string
 	lb      lbclient.Provider
+	gate    lbclient.Provider  // beside a balancer that the coordinator speaks to, or nil
 	report  api.BalancerReport // guarded by app.mu
 	check   health.Check
 	verdict *health.Verdict
@@ -110,7 +111,8 @@ func (p *app) observer(d *journal.Doc, g api.Goal) *observer {
 	if o != nil && reflect.DeepEqual(o.spec, spec) && o.server == server {
 		return o
 	}
-	n := &observer{spec: spec, server: server, lb: p.provider(spec, g.Target, server), check: health.FromAPI(spec.Health)}
+	n := &observer{spec: spec, server: server, check: health.FromAPI(spec.Health)}
+	n.lb, n.gate = p.providers(spec, g.Target, server)
 	n.verdict = n.check.NewVerdict()
 	if o != nil {
 		if reflect.DeepEqual(o.spec.Health, spec.Health) {
@@ -175,7 +177,13 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 // observeRotation asks the balancer how the target stands.
 func (p *app) observeRotation(ctx context.Context, o *observer, v *view) {
 	pool, err := o.lb.Observe(ctx)
-	p.saw(o, pool, err)
+	if o.gate != nil {
+		// The balancer itself the coordinator sees.
+		seen, failed := o.gate.Observe(ctx)
+		p.saw(o, seen, failed)
+	} else {
+		p.saw(o, pool, err)
+	}
 	if err != nil {
 		if v.Detail == "" {
 			v.Detail = err.Error()

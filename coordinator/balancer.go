@@ -61,15 +61,22 @@ func openHetzner(b *config.Balancer, server string) (lbclient.Provider, error) {
 	for node, ip := range h.IPs {
 		c.Names[ip] = b.Server(node)
 	}
+	if g := b.Gate; g != nil {
+		c.GatePort, c.GatePath, c.GateStatus = g.Port, g.Path, g.Refusal
+	}
 	return hetzner.New(c)
 }
 
 func openDigitalOcean(b *config.Balancer, server string) (lbclient.Provider, error) {
 	d := b.DigitalOcean
-	return digitalocean.New(digitalocean.Config{
+	c := digitalocean.Config{
 		Name: b.Name, LoadBalancer: d.LoadBalancer, Token: string(d.Token.Bytes()), Endpoint: d.Endpoint,
 		Target: server, Mode: digitalocean.Mode(d.Mode), Droplets: d.Droplets, Settle: d.Settle,
-	})
+	}
+	if g := b.Gate; g != nil {
+		c.GatePort, c.GatePath = g.Port, g.Path
+	}
+	return digitalocean.New(c)
 }
 
 // nodeOf is the node whose target the balancer knows by the name.

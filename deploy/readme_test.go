@@ -183,8 +183,8 @@ func TestUnits(t *testing.T) {
 		t.Skip("systemd-analyze is not installed")
 	}
 	dir := t.TempDir()
-	units, err := filepath.Glob("systemd/*.service")
-	if err != nil || len(units) != 2 {
+	units, err := filepath.Glob("systemd/*.*")
+	if err != nil || len(units) != 4 {
 		t.Fatalf("%v %v", units, err)
 	}
 	for _, u := range units {
@@ -192,11 +192,13 @@ func TestUnits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := filepath.Join(dir, filepath.Base(u))
-		// systemd-analyze wants the program to be there.
-		if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(b), "/usr/local/bin", bin)), 0o600); err != nil {
+		// systemd-analyze wants the program to be there, and units that another needs.
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(u)), []byte(strings.ReplaceAll(string(b), "/usr/local/bin", bin)), 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for _, u := range units {
+		path := filepath.Join(dir, filepath.Base(u))
 		if out := run(t, exec.Command("systemd-analyze", "verify", path)); strings.Contains(out, filepath.Base(u)) {
 			t.Errorf("%s", out)
 		}

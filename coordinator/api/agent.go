@@ -273,7 +273,7 @@ type HealthCheck struct {
 // Balancer is a load balancer as an agent needs to know it.
 type Balancer struct {
 	Name string `json:"name"`
-	Type string `json:"type"` // "haproxy", "nginx", "caddy", "exec", "hetzner", or "digitalocean"
+	Type string `json:"type"` // "haproxy", "nginx", "caddy", "gate", "exec", "hetzner", or "digitalocean"
 	// Via is who speaks to it: [ViaAgent] or [ViaCoordinator].
 	Via string `json:"via,omitempty"`
 	// Endpoints are the admin sockets of every instance of HAProxy: unix:///path
@@ -285,6 +285,9 @@ type Balancer struct {
 	Nginx *Nginx `json:"nginx,omitempty"`
 	Caddy *Caddy `json:"caddy,omitempty"`
 	Exec  *Exec  `json:"exec,omitempty"`
+	// Gate is the gate that the node keeps for the target, where the balancer
+	// checks one. Whoever speaks to the balancer, the gate is the agent's.
+	Gate *Gate `json:"gate,omitempty"`
 	// MinHealthy is how many other targets the balancer itself must see serving
 	// before one is drained.
 	MinHealthy int `json:"min_healthy"`
@@ -314,6 +317,22 @@ type Caddy struct {
 // Exec is a program on the agent's machine that speaks to the balancer.
 type Exec struct {
 	Command []string `json:"command"` // by its absolute path, with its arguments
+}
+
+// Gate is how a target's health gate answers the balancer that polls it.
+type Gate struct {
+	Port    int    `json:"port"` // that the balancer polls
+	Path    string `json:"path"`
+	Refusal int    `json:"refusal"` // status of a closed gate
+	// Check is how the balancer was configured to poll; nil where it tells that
+	// itself, to whoever speaks to it: see [OpTiming].
+	Check *BalancerCheck `json:"check,omitempty"`
+	// Pollers are the only address ranges whose polls count; empty for all.
+	Pollers    []string `json:"pollers,omitempty"`
+	MinPollers int      `json:"min_pollers"`
+	// Peers are the URLs at which the gates of the other members show their
+	// status, by the members' names.
+	Peers map[string]string `json:"peers,omitempty"`
 }
 
 // LogChunk is a piece of the output of one step. Chunks of one stream (node,

@@ -79,10 +79,10 @@ type BalancerCaps struct {
 
 // BalancerCheck is how a balancer checks the health of its members.
 type BalancerCheck struct {
-	Interval Duration `json:"interval"`
-	Timeout  Duration `json:"timeout"`
-	Fall     int      `json:"fall"` // failures in a row that take a member out
-	Rise     int      `json:"rise"` // passes in a row that take it back in
+	Interval Duration `json:"interval"` // from one check to the next
+	Timeout  Duration `json:"timeout"`  // of one check
+	Fall     int      `json:"fall"`     // failures in a row that take a member out
+	Rise     int      `json:"rise"`     // passes in a row that take it back in
 }
 
 // BalancerRestore is how a target stood in its balancer before a drain. It

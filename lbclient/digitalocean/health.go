@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/digitalocean/godo"
+
+	"github.com/lockstep-deploy/lockstep/lbclient/gate"
 )
 
 // Verdict is how a member's health check goes.
@@ -98,7 +100,7 @@ func (l *looker) Health(ctx context.Context, droplet int, c Check) (Verdict, str
 }
 
 // userAgent tells a health gate that this is not the balancer's probe.
-const userAgent = "lockstep-look"
+const userAgent = gate.OwnAgent + "look"
 
 func (l *looker) ask(ctx context.Context, where string, c Check) (ok bool, said string, err error) {
 	if c.Protocol == "tcp" {

@@ -27,6 +27,11 @@ const (
 
 const statusAdmitted = http.StatusOK
 
+// OwnAgent begins the user agent of every look of our own, such as the one of
+// a coordinator that looks at what a balancer checks. They are answered like
+// anybody's polls, and do not count as the balancer's.
+const OwnAgent = "lockstep-"
+
 // statusSuffix follows the path at which the gate shows its [Status].
 const statusSuffix = "/status"
 
@@ -133,7 +138,10 @@ func Open(o Options) (*Gate, error) {
 func (g *Gate) Path() string { return g.o.Path }
 
 // StatusPath is where the gate shows its [Status].
-func (g *Gate) StatusPath() string { return g.o.Path + statusSuffix }
+func (g *Gate) StatusPath() string { return StatusPath(g.o.Path) }
+
+// StatusPath is where a gate that is polled at path shows its [Status].
+func StatusPath(path string) string { return path + statusSuffix }
 
 // read returns what the state file says now. While the file cannot be read, a
 // state that was read before stands, so that a passing fault takes nobody out;
@@ -202,7 +210,7 @@ func (g *Gate) poll(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(status)
 	_, err := fmt.Fprintln(w, words)
 	if err == nil && http.NewResponseController(w).Flush() == nil && r.Context().Err() == nil {
-		g.note(r.RemoteAddr, status)
+		g.note(r, status)
 	}
 }
 
@@ -223,10 +231,10 @@ func (g *Gate) refuses() string {
 }
 
 // note remembers a poll that was answered.
-func (g *Gate) note(from string, status int) {
-	ap, err := netip.ParseAddrPort(from)
-	if err != nil {
-		return // not over TCP, so no balancer
+func (g *Gate) note(r *http.Request, status int) {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || strings.HasPrefix(r.UserAgent(), OwnAgent) {
+		return // not over TCP, or our own, so no balancer
 	}
 	who := ap.Addr().Unmap().WithZone("")
 	if len(g.o.Pollers) > 0 && !slices.ContainsFunc(g.o.Pollers, func(p netip.Prefix) bool { return p.Contains(who) }) {
@@ -259,8 +267,12 @@ func (g *Gate) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		out.Unreadable = err.Error()
 	}
-	if err := g.health(); err != nil {
-		out.Unhealthy = err.Error()
+	// While the gate is closed the app is left alone: what is asked of it then
+	// would pass for work that still arrives.
+	if !out.Drained && !out.Held && out.Unreadable == "" {
+		if err := g.health(); err != nil {
+			out.Unhealthy = err.Error()
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

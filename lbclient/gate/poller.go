@@ -111,7 +111,7 @@ func (ps *polls) known(q question) Evidence {
 				q.times, time.Duration(q.times)*q.timing.Interval)
 		default:
 			told++
-			say("%s was %s %d times in %s", p.Address, verb, p.Streak, round(q.now.Sub(p.Since)))
+			say("%s was %s %d times in %s, the last %s ago", p.Address, verb, p.Streak, round(q.now.Sub(p.Since)), round(q.now.Sub(p.Last)))
 		}
 	}
 	for _, a := range q.must {

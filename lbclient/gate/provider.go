@@ -10,6 +10,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -137,21 +138,33 @@ func (p *provider) Observe(ctx context.Context) (lbclient.Pool, error) {
 	return out, nil
 }
 
+// peerTimeout bounds a look at a peer: a node that has gone silently must not
+// use up the time of the look at all.
+const peerTimeout = 2 * time.Second
+
 func (p *provider) peers(ctx context.Context) []lbclient.Member {
-	var out []lbclient.Member
-	for name, v := range p.cfg.Peers {
-		m := lbclient.Member{Name: name, Phase: lbclient.PhaseUnknown, InFlight: -1}
-		switch st, err := v.Status(ctx); {
-		case err != nil:
-			m.Detail = err.Error()
-		case st.Server != name:
-			m.Detail = fmt.Sprintf("that gate is of target %s", st.Server)
-		default:
-			m.Phase, m.Detail = st.Phase(), st.words()
-		}
-		out = append(out, m)
+	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
+	defer cancel()
+	out := make([]lbclient.Member, len(p.cfg.Peers))
+	var wg sync.WaitGroup
+	for i, name := range slices.Collect(maps.Keys(p.cfg.Peers)) {
+		wg.Go(func() { out[i] = peer(ctx, name, p.cfg.Peers[name]) })
 	}
+	wg.Wait()
 	return out
+}
+
+func peer(ctx context.Context, name string, v Viewer) lbclient.Member {
+	m := lbclient.Member{Name: name, Phase: lbclient.PhaseUnknown, InFlight: -1}
+	switch st, err := v.Status(ctx); {
+	case err != nil:
+		m.Detail = err.Error()
+	case st.Server != name:
+		m.Detail = fmt.Sprintf("that gate is of target %s", st.Server)
+	default:
+		m.Phase, m.Detail = st.Phase(), st.words()
+	}
+	return m
 }
 
 // Snapshot implements [lbclient.Provider]. A drain counts as another hand's too:

@@ -22,7 +22,8 @@ type Status struct {
 	Drained    bool   `json:"drained"`
 	Held       bool   `json:"held"`
 	Unreadable string `json:"unreadable,omitempty"`
-	// Unhealthy is why the app is not healthy; "" if it is.
+	// Unhealthy is why the app is not healthy; "" if it is, or was not asked
+	// because the gate is closed anyway.
 	Unhealthy string `json:"unhealthy,omitempty"`
 	// Refused and Admitted tell whether everybody who polls knows that the target
 	// is out, or in.

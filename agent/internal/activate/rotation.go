@@ -297,7 +297,7 @@ func (a *activation) takeSnapshot() error {
 
 // samePlace tells whether two settings speak of the same members.
 func samePlace(a, b api.Balancer) bool {
-	return a.Name == b.Name && a.Type == b.Type &&
+	return a.Name == b.Name && a.Type == b.Type && (a.Gate == nil) == (b.Gate == nil) &&
 		reflect.DeepEqual(a.Endpoints, b.Endpoints) && reflect.DeepEqual(a.Backends, b.Backends) &&
 		reflect.DeepEqual(nginxPlace(a.Nginx), nginxPlace(b.Nginx)) && reflect.DeepEqual(caddyPlace(a.Caddy), caddyPlace(b.Caddy))
 }

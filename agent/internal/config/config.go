@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -22,6 +24,7 @@ import (
 
 // Config is an agent.yaml that can be worked with.
 type Config struct {
+	File        string   // that says so
 	Coordinator string   // base URL
 	Name        string   // of the node
 	TokenFile   string   // absolute
@@ -29,6 +32,7 @@ type Config struct {
 	Apps        string   // absolute
 	Systemd     string   // "system" or "user"
 	Units       []string // glob patterns of unit names; matched by [Config.MayRestart]
+	GateListen  string   // host:port of the node's health gates; "" when it has none
 }
 
 // What a file that leaves a key out gets.
@@ -63,7 +67,7 @@ func Load(file string) (Config, error) {
 // Parse checks the content of a file.
 func Parse(file string, b []byte) (Config, error) {
 	r := &reader{file: file}
-	c := Config{Name: hostname(), State: DefaultState, Apps: DefaultApps, Systemd: "system", Units: []string{"*.service"}}
+	c := Config{File: file, Name: hostname(), State: DefaultState, Apps: DefaultApps, Systemd: "system", Units: []string{"*.service"}}
 	tree, err := parser.ParseBytes(b, 0)
 	var syntax yaml.Error
 	if errors.As(err, &syntax) && syntax.GetToken() != nil {
@@ -108,6 +112,15 @@ func Parse(file string, b []byte) (Config, error) {
 			}
 		},
 		"units": func(n ast.Node) { c.Units = r.patterns(n) },
+		"gate": func(n ast.Node) {
+			found := false
+			r.object(n, "gate", map[string]func(ast.Node){
+				"listen": func(n ast.Node) { found, c.GateListen = true, r.listen(n, "gate.listen") },
+			})
+			if !found {
+				r.fail(n, "gate", `expected where balancers reach it; write {listen: ":9101"}`)
+			}
+		},
 	})
 	if c.Coordinator == "" && len(r.problems) == 0 {
 		r.fail(root, "coordinator", "it is missing; write coordinator: http://10.0.0.1:7400")
@@ -237,6 +250,21 @@ func (r *reader) path(n ast.Node, key string) string {
 		return ""
 	}
 	return abs
+}
+
+// listen is an address to listen at: a port alone, or that of one address.
+func (r *reader) listen(n ast.Node, key string) string {
+	s := r.text(n, key)
+	if s == "" {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(s)
+	number, wrong := strconv.ParseUint(port, 10, 16)
+	if err != nil || wrong != nil || number == 0 || host != "" && net.ParseIP(host) == nil {
+		r.fail(n, key, `expected :port or address:port, got %q; write ":9101" or "10.0.0.11:9101"`, s)
+		return ""
+	}
+	return s
 }
 
 func (r *reader) coordinator(n ast.Node) string {

@@ -19,11 +19,13 @@ state: /srv/state
 apps: /srv/apps
 systemd: user
 units: ["app-*.service", hello.service]
+gate: {listen: "10.0.0.11:9101"}
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := config.Config{
+		File: "/etc/lockstep/agent.yaml", GateListen: "10.0.0.11:9101",
 		Coordinator: "http://10.0.0.1:7400", Name: "web1", TokenFile: "/etc/lockstep/agent-token",
 		State: "/srv/state", Apps: "/srv/apps", Systemd: "user", Units: []string{"app-*.service", "hello.service"},
 	}
@@ -67,6 +69,10 @@ func TestMistakesNameTheLineAndWhatToWrite(t *testing.T) {
 		"units":              {ok + "units: hello.service\n", []string{"agent.yaml:4:", "list"}},
 		"pattern":            {ok + "units:\n  - a.service\n  - '[.service'\n", []string{"agent.yaml:6:", "pattern"}},
 		"short unit":         {ok + "units: [hello]\n", []string{"hello.service"}},
+		"gate without port":  {ok + "gate: {listen: 10.0.0.11}\n", []string{"agent.yaml:4:", "gate.listen", `write ":9101"`}},
+		"gate at a name":     {ok + "gate: {listen: \"web1:9101\"}\n", []string{"agent.yaml:4:", "gate.listen", `"web1:9101"`}},
+		"gate at no port":    {ok + "gate: {listen: \":0\"}\n", []string{"agent.yaml:4:", "gate.listen"}},
+		"gate without place": {ok + "gate: {}\n", []string{"agent.yaml:4:", "gate", "listen"}},
 		"list":               {"- a\n", []string{"agent.yaml:1:", "keys and values"}},
 		"not yaml":           {"a: [\n", []string{"agent.yaml"}},
 		"two mistakes":       {ok + "systemd: root\ncolour: red\n", []string{":4:", ":5:"}},

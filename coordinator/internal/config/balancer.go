@@ -52,7 +52,11 @@ func (l *loader) readBalancer(name string, v value) {
 	if v, ok := o.get("via"); ok {
 		both := []string{string(ViaAgent), string(ViaCoordinator)}
 		if s, ok := v.word(both...); ok {
-			if b.Via = Via(s); !slices.Contains(t.vias, b.Via) {
+			switch b.Via = Via(s); {
+			case slices.Contains(t.vias, b.Via):
+			case b.Via == ViaCoordinator:
+				v.fail("the gates are on the nodes, where only their agents can close them; write agent, or leave it out")
+			default:
 				v.fail("only the coordinator has its token, so that no node can change it; write coordinator, or leave it out")
 			}
 		}
@@ -145,7 +149,11 @@ func (l *loader) checkPools() {
 		}
 		l.checkServers(b, nodes, o)
 		l.checkEvidence(b)
+		if b.Gate != nil {
+			l.checkGate(b, l.appsBehind(b), nodes, o)
+		}
 	}
+	l.checkGatePlaces()
 }
 
 // checkServers finds nodes that would be drained in another's place.
@@ -176,7 +184,7 @@ func (l *loader) checkEvidence(b *Balancer) {
 		for _, n := range a.Nodes {
 			nodes[n] = true
 		}
-		if v, _ := l.apps[a].get("health"); (b.Hetzner != nil || b.DigitalOcean != nil) && v.is("none") {
+		if v, _ := l.apps[a].get("health"); (b.Hetzner != nil || b.DigitalOcean != nil || b.Gate != nil) && v.is("none") {
 			v.fail("a balancer of type %s counts no requests, so the agent watches the connections to the port that is checked; write {http: …} or {tcp: …} with the port on which the app takes work", b.Type)
 		}
 	}

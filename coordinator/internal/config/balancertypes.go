@@ -32,12 +32,16 @@ func init() {
 			keys: []string{"command", "servers"}, vias: []Via{ViaAgent, ViaCoordinator},
 			server: "what the program calls its target", fits: isDialled, read: (*loader).readExec,
 		},
+		"gate": {
+			keys: append([]string{"check", "servers"}, gateKeys...), vias: []Via{ViaAgent},
+			server: "what the balancer calls it", fits: isDialled, read: (*loader).readGate,
+		},
 		"hetzner": {
-			keys: []string{"load_balancer", "token", "endpoint", "mode", "ips", "servers"}, vias: []Via{ViaCoordinator},
+			keys: append([]string{"load_balancer", "token", "endpoint", "mode", "ips", "servers"}, gateKeys...), vias: []Via{ViaCoordinator},
 			server: "the name of its server at Hetzner", fits: isWord, read: (*loader).readHetzner,
 		},
 		"digitalocean": {
-			keys: []string{"load_balancer", "token", "endpoint", "mode", "droplets", "settle"}, vias: []Via{ViaCoordinator},
+			keys: append([]string{"load_balancer", "token", "endpoint", "mode", "droplets", "settle"}, gateKeys...), vias: []Via{ViaCoordinator},
 			read: (*loader).readDigitalOcean,
 		},
 	}
@@ -141,7 +145,8 @@ func (l *loader) readHetzner(b *Balancer, o object) {
 			v.fail("expected the name or the id of a load balancer at Hetzner, got %s", quoted(h.LoadBalancer))
 		}
 	}
-	h.Token, h.Endpoint, h.Mode = o.cloud("/etc/lockstep/hetzner-token", false)
+	h.Token, h.Endpoint = o.cloud("/etc/lockstep/hetzner-token", false)
+	h.Mode = o.cloudMode(b)
 	v, ok := o.get("ips")
 	if !ok {
 		return
@@ -176,7 +181,8 @@ func (l *loader) readDigitalOcean(b *Balancer, o object) {
 			v.fail("expected the id of a load balancer at DigitalOcean, got %s; write %s", quoted(d.LoadBalancer), id)
 		}
 	}
-	d.Token, d.Endpoint, d.Mode = o.cloud("/etc/lockstep/digitalocean-token", true)
+	d.Token, d.Endpoint = o.cloud("/etc/lockstep/digitalocean-token", true)
+	d.Mode = o.cloudMode(b)
 	d.Settle = o.duration("settle", 15*second, second, 10*minute)
 	v, ok := o.get("droplets")
 	if !ok {
@@ -197,7 +203,7 @@ func (l *loader) readDigitalOcean(b *Balancer, o object) {
 }
 
 // cloud reads what the clouds have in common.
-func (o object) cloud(file string, bare bool) (token Secret, endpoint, mode string) {
+func (o object) cloud(file string, bare bool) (token Secret, endpoint string) {
 	if v, ok := o.need("token", "{file: "+file+"}"); ok {
 		token, _ = v.secret()
 	}
@@ -208,15 +214,7 @@ func (o object) cloud(file string, bare bool) (token Secret, endpoint, mode stri
 			endpoint = ""
 		}
 	}
-	const remove = "remove"
-	if v, ok := o.get("mode"); ok {
-		if v.is("gate") {
-			v.fail("not offered yet: an agent opens no gate that the balancer could check; write remove, or leave it out")
-		} else {
-			_, _ = v.word(remove)
-		}
-	}
-	return token, endpoint, remove
+	return token, endpoint
 }
 
 // absolute is an absolute path.

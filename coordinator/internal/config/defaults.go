@@ -61,6 +61,9 @@ func (w *writer) balancer(b *Balancer) {
 	w.put("type", b.Type)
 	w.put("via", string(b.Via))
 	w.ofType(b)
+	if b.Gate != nil {
+		w.gate(b.Gate)
+	}
 	w.put("max_unavailable", strconv.Itoa(b.MaxUnavailable))
 	w.put("min_healthy", strconv.Itoa(b.MinHealthy))
 	w.put("drain_timeout", short(b.DrainTimeout))

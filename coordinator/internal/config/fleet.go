@@ -72,6 +72,8 @@ type Balancer struct {
 	Exec         *Exec
 	Hetzner      *Hetzner
 	DigitalOcean *DigitalOcean
+	// Gate is not nil where a target leaves by its health gate.
+	Gate *Gate
 
 	MaxUnavailable int // targets that may be out of rotation at a time
 	MinHealthy     int // other targets that must serve before one is drained
@@ -113,7 +115,7 @@ type Hetzner struct {
 	LoadBalancer string // name or id
 	Token        Secret
 	Endpoint     string            // of the API; "" is Hetzner's own
-	Mode         string            // "remove"
+	Mode         string            // "remove" or "gate"
 	IPs          map[string]string // node to its address, for targets of type ip
 }
 
@@ -122,7 +124,7 @@ type DigitalOcean struct {
 	LoadBalancer string // id
 	Token        Secret
 	Endpoint     string         // of the API; "" is DigitalOcean's own
-	Mode         string         // "remove"
+	Mode         string         // "remove" or "gate"
 	Droplets     map[string]int // node to its droplet's id, where names differ
 	Settle       time.Duration  // after a removal shows, in which new work may still come
 }

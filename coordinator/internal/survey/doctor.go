@@ -215,8 +215,10 @@ func (s *Survey) preflight(ctx context.Context, c *checks, b *config.Balancer, p
 			if t := checked.Timing; t != nil {
 				timing = &api.BalancerTiming{DownWithin: api.Duration(t.DownWithin()), UpWithin: api.Duration(t.UpWithin())}
 			}
-			fine++
-			continue
+			if b.Gate == nil {
+				fine++
+				continue
+			}
 		}
 		r := s.report(p)
 		switch {

@@ -121,6 +121,9 @@ func (s *Survey) balancer(ctx context.Context, b *config.Balancer) api.BalancerS
 	var members []api.BalancerMember
 	if b.Via == config.ViaCoordinator {
 		members = s.look(ctx, &st, places)
+		if b.Gate != nil {
+			members = s.withGates(members, places)
+		}
 	} else {
 		members = s.reported(&st, places)
 	}
@@ -141,6 +144,33 @@ func (s *Survey) look(ctx context.Context, st *api.BalancerStatus, places []plac
 	var members []api.BalancerMember
 	for _, m := range pool.Members {
 		members = append(members, broker.WireMember(m))
+	}
+	return members
+}
+
+// withGates adds what each target's gate says of itself, as its agent last told:
+// a balancer that checks a closed gate finds the target unhealthy, and only the
+// gate knows why.
+func (s *Survey) withGates(members []api.BalancerMember, places []place) []api.BalancerMember {
+	for _, p := range places {
+		r := s.report(p)
+		i := slices.IndexFunc(members, func(m api.BalancerMember) bool { return m.Name == p.server })
+		if r == nil || i < 0 {
+			continue
+		}
+		m := &members[i]
+		if r.Failed != nil {
+			m.Detail += "; its gate: " + r.Failed.Text
+		}
+		for _, g := range r.Members {
+			if g.Name != p.server || r.Failed != nil {
+				continue
+			}
+			m.Detail += "; " + g.Detail
+			if out := lbclient.Phase(g.Phase); m.Phase == string(lbclient.PhaseUnhealthy) && (out == lbclient.PhaseDraining || out == lbclient.PhaseForeignOut) {
+				m.Phase = g.Phase
+			}
+		}
 	}
 	return members
 }
