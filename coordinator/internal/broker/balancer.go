@@ -37,7 +37,9 @@ type balancer struct {
 }
 
 // seat is one target. Looks do not wait for the target's own change: each has a
-// provider of its own, since what there is to remember is in the Restore.
+// provider of its own. A provider may remember since when something holds, and the
+// one that looks is not told what the other changed, so it is opened anew then:
+// what it waited out for an earlier drain says nothing of this one.
 type seat struct {
 	server          string
 	reader, changer lane
@@ -56,6 +58,7 @@ func (s *seat) caps() (lbclient.Caps, bool) {
 type lane struct {
 	free     chan struct{}
 	open     func() (lbclient.Provider, error)
+	stale    atomic.Bool // the provider is to be opened anew
 	provider lbclient.Provider
 	// panicked is told of a panic in the provider, and returns the error for it.
 	panicked func(p any) error
@@ -129,6 +132,10 @@ func (l *lane) use(ctx context.Context, f func(context.Context, lbclient.Provide
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if l.stale.Swap(false) && l.provider != nil {
+		l.provider.Close() // of what it held nothing is needed
+		l.provider = nil
+	}
 	if l.provider == nil {
 		p, err := l.open()
 		if err != nil {
@@ -189,12 +196,14 @@ func (x *balancer) change(ctx context.Context, s *seat, req api.BalancerRequest,
 		return err
 	}
 	x.turnOver(what)
+	s.reader.stale.Store(true)
 	done := make(chan error, 1)
 	x.b.running.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTimeout)
 		defer cancel()
 		err := s.changer.use(ctx, func(ctx context.Context, p lbclient.Provider) error { return x.apply(ctx, p, req, r) })
 		x.audit(req, begun, err)
+		s.reader.stale.Store(true)
 		x.turnOver("")
 		<-x.changing
 		done <- err

@@ -202,6 +202,45 @@ func (s slow) balancer() broker.Balancer {
 	return broker.Balancer{Open: func(string) (lbclient.Provider, error) { return s, nil }, SameView: true}
 }
 
+// mindful is a balancer's provider that takes a drain for idle from its second
+// look on, as one does that waits for a while.
+type mindful struct {
+	lbclient.Provider
+	looked bool
+}
+
+func (*mindful) BeginDrain(context.Context, lbclient.Restore, int) error { return nil }
+func (*mindful) BeginRejoin(context.Context, lbclient.Restore) error     { return nil }
+func (*mindful) Close() error                                            { return nil }
+
+func (m *mindful) DrainStatus(context.Context, lbclient.Restore) (lbclient.DrainStatus, error) {
+	st := lbclient.DrainStatus{Stage: lbclient.DrainAccepted}
+	if m.looked {
+		st.Stage = lbclient.DrainIdle
+	}
+	m.looked = true
+	return st, nil
+}
+
+// What a provider waited out for one drain it must wait out for the next one, too.
+func TestEachDrainIsWaitedForAnew(t *testing.T) {
+	h := newHouse(t, broker.Balancer{ReadsPerSecond: 1000, Open: func(string) (lbclient.Provider, error) { return &mindful{}, nil }})
+	p := h.provider("w1")
+	for drain := range 3 {
+		if err := p.BeginDrain(t.Context(), lbclient.Restore{}, 0); err != nil {
+			t.Fatal(err)
+		}
+		for look, want := range []lbclient.DrainStage{lbclient.DrainAccepted, lbclient.DrainIdle, lbclient.DrainIdle} {
+			if st, err := p.DrainStatus(t.Context(), lbclient.Restore{}); err != nil || st.Stage != want {
+				t.Errorf("drain %d, look %d: %s (%v), want %s", drain, look, st.Stage, err, want)
+			}
+		}
+		if err := p.BeginRejoin(t.Context(), lbclient.Restore{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // One change at a time, looks meanwhile; one that takes long is not given up.
 func TestChangesComeOneAfterTheOther(t *testing.T) {
 	s := newSlow()
