@@ -195,6 +195,37 @@ func TestABuildDoesNotHoldUpAnActivation(t *testing.T) {
 	s.c.awaitPresent(t, hello, second.ID)
 }
 
+// Agents that share a machine do not end each other's builds.
+func TestTwoAgentsBuildTheSameRelease(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	fifo, log := filepath.Join(dir, "fifo"), filepath.Join(dir, "begun")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	one, two := newSmall(t), newSmall(t)
+	two.c.set(hello, func(a *api.Assignment) { a.Spec.Repo = one.repo.dir })
+	r := one.repo.release(map[string]string{"f": "1"}, "echo begun >>"+log, "cat "+fifo)
+	for begun, s := range []small{one, two} {
+		s.start(t)
+		s.prepare(r, 1)
+		deadline := time.Now().Add(patience)
+		for b := ""; strings.Count(b, "begun") <= begun; {
+			if time.Now().After(deadline) {
+				t.Fatalf("build %d did not begin", begun+1)
+			}
+			time.Sleep(10 * time.Millisecond)
+			read, _ := os.ReadFile(log) // not there before the first
+			b = string(read)
+		}
+	}
+	if err := os.WriteFile(fifo, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	one.c.awaitPresent(t, hello, r.ID)
+	two.c.awaitPresent(t, hello, r.ID)
+}
+
 func TestAnotherReleaseBreaksOffABuild(t *testing.T) {
 	t.Parallel()
 	s := newSmall(t)

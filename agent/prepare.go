@@ -226,7 +226,9 @@ func (p *app) fetch(ctx context.Context, url string, r api.Release, out io.Write
 // buildJob is the build of a release in dir.
 func (p *app) buildJob(r api.Release, dir string, attempt int) sandbox.Job {
 	return sandbox.Job{
-		Name: fmt.Sprintf("%s-build-%s-%d", p.name, r.ID, attempt), What: "build", Reason: api.ReasonBuildFailed,
+		// Several agents of one machine may build the same release, and a job ends
+		// those of its name.
+		Name: fmt.Sprintf("%s-%s-build-%s-%d", p.a.identity.Instance, p.name, r.ID, attempt), What: "build", Reason: api.ReasonBuildFailed,
 		Commands: r.Recipe.Build, Dir: dir, Env: environment(r.Recipe.Env),
 		Cache: filepath.Join(p.a.cfg.State, "cache", p.name), Writable: []string{dir},
 		Limits: sandbox.Limits{Timeout: r.Recipe.Timeout.D()}, Background: true, Grace: buildGrace,
