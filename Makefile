@@ -82,6 +82,8 @@ bench: packages build
 	go test ./coordinator/rollout/sim -run TestSeeds -v -sim.seeds=5000 | grep 'a second'
 	go build -o $(BUILD)/bench ./deploy/bench
 	$(BUILD)/bench
+	go build -o $(BUILD)/bench-source ./agent/internal/source/bench
+	$(BUILD)/bench-source -cache $(BUILD)
 
 .PHONY: fuzz
 fuzz:

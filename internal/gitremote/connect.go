@@ -14,8 +14,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/transport/ssh"
 )
 
-// Credentials returns a name and a password for http and https.
-type Credentials func(context.Context) (user, password string, err error)
+// Login returns a name and a password for http and https.
+type Login func(context.Context) (user, password string, err error)
 
 // Connect begins a conversation, which the caller closes, and reads which refs
 // and abilities the remote has; adv is nil when the repository is empty.
@@ -23,7 +23,7 @@ type Credentials func(context.Context) (user, password string, err error)
 // It logs in with what login returns; where login is nil, with what the URL
 // says; and over ssh without a password with the user's agent or else the first
 // of the usual keys. Errors are to be [Diagnose]d.
-func (r Remote) Connect(ctx context.Context, login Credentials) (s transport.UploadPackSession, adv *packp.AdvRefs, err error) {
+func (r Remote) Connect(ctx context.Context, login Login) (s transport.UploadPackSession, adv *packp.AdvRefs, err error) {
 	auth, err := r.auth(ctx, login)
 	if err != nil {
 		return nil, nil, err
@@ -73,7 +73,7 @@ func newSession(ctx context.Context, cl transport.Transport, ep transport.Endpoi
 
 // auth returns how to log in; nil leaves it to the transport, which uses the
 // credentials of the URL, or for ssh the user's agent.
-func (r Remote) auth(ctx context.Context, login Credentials) (transport.AuthMethod, error) {
+func (r Remote) auth(ctx context.Context, login Login) (transport.AuthMethod, error) {
 	switch r.endpoint.Protocol {
 	case "http", "https":
 		if login == nil {

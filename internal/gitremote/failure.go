@@ -18,6 +18,8 @@ var (
 	ErrUnreachable  = errors.New("the remote cannot be reached")
 	ErrDenied       = errors.New("access denied")
 	ErrNoRepository = errors.New("there is no such repository")
+	// ErrUnknownCommit tells that the remote does not have the commit.
+	ErrUnknownCommit = errors.New("the remote does not have the commit")
 )
 
 // Failure is an error of a conversation with a remote and what it means. Its

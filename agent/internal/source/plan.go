@@ -2,20 +2,20 @@ package source
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
-
-	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/filemode"
-	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/gitstore"
+	"github.com/lockstep-deploy/lockstep/internal/snapshot"
 )
 
 // Bounds of what is written: a tree may repeat itself and so be far larger than
 // what was fetched. The lengths are those of the kernel.
 const (
-	maxEntries = 1_000_000
+	maxEntries = 500_000
 	maxName    = 255
 	maxPath    = 4095
 )
@@ -24,91 +24,110 @@ const (
 // written.
 type plan struct {
 	dirs  []string // parents first
-	files []entry
+	files []file
 	links []link
 }
+
+type file struct {
+	dir, name string // the directory with slashes, "" is the root
+	hash      gitstore.Hash
+	perm      uint32
+}
+
+func (f file) path() string { return join(f.dir, f.name) }
 
 type link struct {
 	path, target string
 }
 
-// newPlan reads the tree and refuses what cannot be written safely.
-func newPlan(ctx context.Context, st *filesystem.Storage, root plumbing.Hash) (*plan, error) {
-	p := &plan{}
-	targets := map[string]string{}
-	// Names differ from their siblings also for file systems and programs that do
-	// not tell upper from lower case.
-	folded := map[string]string{}
-	err := walk(st, root, func(e entry) (bool, error) {
-		if err := ctx.Err(); err != nil {
-			return false, context.Cause(ctx)
-		}
-		if why := badName(e.name); why != "" {
-			return false, bad(e.path, why)
-		}
-		if len(e.path) > maxPath {
-			return false, bad(e.path[:80]+"...", "is a path longer than Linux allows")
-		}
-		if len(folded) >= maxEntries {
-			return false, bad(e.path, "is beyond the supported number of files")
-		}
-		key := strings.ToLower(e.path)
-		if twin, taken := folded[key]; taken {
-			if twin == e.path {
-				return false, bad(e.path, "is in the tree twice")
-			}
-			return false, bad(e.path, "differs only in case from "+quote(twin)+"; rename one of them")
-		}
-		folded[key] = e.path
+func join(dir, name string) string {
+	if dir == "" {
+		return name
+	}
+	return dir + "/" + name
+}
 
-		switch e.mode {
-		case filemode.Dir:
-			p.dirs = append(p.dirs, e.path)
-			return true, nil
-		case filemode.Regular, filemode.Deprecated, filemode.Executable:
-			p.files = append(p.files, e)
-		case filemode.Symlink:
-			target, err := readObject(st, plumbing.BlobObject, e.hash, maxPath)
-			if err != nil {
-				return false, err
-			}
-			p.links = append(p.links, link{e.path, string(target)})
-			targets[e.path] = string(target)
-		case filemode.Submodule:
-			return false, bad(e.path, "is a submodule; submodules are not supported yet: "+
-				"commit the files themselves, or get them in a build command")
-		default:
-			return false, bad(e.path, "has the unknown file mode "+e.mode.String())
+// newPlan reads the tree and refuses what cannot be written safely.
+func newPlan(ctx context.Context, v *gitstore.View, root gitstore.Hash) (*plan, error) {
+	p := &plan{}
+	type dir struct {
+		path string
+		hash gitstore.Hash
+	}
+	entries := 0
+	// Not recursive: how deep trees go is up to the remote.
+	for todo := []dir{{"", root}}; len(todo) > 0; {
+		d := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
 		}
-		return false, nil
-	})
-	if err != nil {
-		return nil, err
+		tree, err := snapshot.ReadTree(v, d.hash)
+		if err != nil {
+			return nil, err
+		}
+		if entries += len(tree); entries > maxEntries {
+			return nil, bad(join(d.path, tree[0].Name), fmt.Sprintf("is beyond the %d files and directories that are supported; "+
+				"keep what is generated out of the repository", maxEntries))
+		}
+		if err := checkNames(d.path, tree); err != nil {
+			return nil, err
+		}
+		for _, e := range tree {
+			if e.Mode == gitstore.ModeDir {
+				path := join(d.path, e.Name)
+				p.dirs = append(p.dirs, path)
+				todo = append(todo, dir{path, e.Hash})
+			} else if err := p.add(v, d.path, e); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return p, p.checkLinks()
+}
+
+// add plans what is no directory.
+func (p *plan) add(v *gitstore.View, dir string, e gitstore.TreeEntry) error {
+	path := join(dir, e.Name)
+	switch e.Mode {
+	case gitstore.ModeFile, gitstore.ModeGroup:
+		p.files = append(p.files, file{dir, e.Name, e.Hash, 0o644})
+	case gitstore.ModeExecutable:
+		p.files = append(p.files, file{dir, e.Name, e.Hash, 0o755})
+	case gitstore.ModeLink:
+		target, err := v.ReadAll(e.Hash, gitstore.Blob, maxPath)
+		if errors.Is(err, gitstore.ErrTooLarge) || errors.Is(err, gitstore.ErrKind) {
+			return bad(path, "is a symbolic link without a usable target")
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", quote(path), err)
+		}
+		p.links = append(p.links, link{path, string(target)})
+	case gitstore.ModeSubmodule:
+		return bad(path, "is a submodule; submodules are not supported yet: "+
+			"commit the files themselves, or get them in a build command")
+	default:
+		return bad(path, fmt.Sprintf("has the unknown file mode %o", e.Mode))
+	}
+	return nil
+}
+
+// checkLinks refuses symbolic links that lead out of the release.
+func (p *plan) checkLinks() error {
+	targets := make(map[string]string, len(p.links))
+	for _, l := range p.links {
+		targets[l.path] = l.target
 	}
 	for _, l := range p.links {
 		switch {
 		case l.target == "" || strings.Contains(l.target, "\x00"):
-			return nil, bad(l.path, "is a symbolic link without a usable target")
+			return bad(l.path, "is a symbolic link without a usable target")
 		case escapes(l.path, targets):
-			return nil, bad(l.path, "is a symbolic link to "+quote(l.target)+
+			return bad(l.path, "is a symbolic link to "+quote(l.target)+
 				", which leads out of the release; make it lead to a file in the repository, or create it in a build command")
 		}
 	}
-	return p, nil
-}
-
-func badName(name string) string {
-	switch {
-	case name == "" || name == "." || name == "..":
-		return "is not a file name"
-	case strings.ContainsAny(name, "/\x00"):
-		return "contains a character that file names cannot have"
-	case len(name) > maxName:
-		return "is a name longer than Linux allows"
-	case strings.EqualFold(name, ".git"):
-		return "would be taken for a git repository"
-	}
-	return ""
+	return nil
 }
 
 // bad refuses a path of the commit.

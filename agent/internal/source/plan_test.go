@@ -1,13 +1,16 @@
 package source
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/go-git/go-git/v5/plumbing"
 	"pgregory.net/rapid"
+
+	"github.com/lockstep-deploy/lockstep/internal/gitstore"
+	"github.com/lockstep-deploy/lockstep/internal/gitstore/gitstoretest"
 )
 
 // Links that are not said to escape must not do so when the kernel follows them.
@@ -69,7 +72,7 @@ func TestEscapesAgreesWithTheKernel(t *testing.T) {
 // Whatever a tree object holds, nothing is written outside the directory and
 // nothing that git or the file system would take for something else.
 func FuzzTree(f *testing.F) {
-	blob := plumbing.ComputeHash(plumbing.BlobObject, []byte("../../escaped"))
+	blob := gitstore.Sum(gitstore.Blob, []byte("../../escaped"))
 	for _, s := range []string{
 		"100644 f\x00", "100755 x\x00", "120000 l\x00", "40000 d\x00", "100644 ../f\x00", "100644 .git\x00",
 		"160000 s\x00", "40000 ..\x00", "100644 a/b\x00", "100664 old\x00", "0 z\x00", "",
@@ -79,42 +82,36 @@ func FuzzTree(f *testing.F) {
 	f.Add([]byte("100644 a\x00" + string(blob[:]) + "120000 a\x00" + string(blob[:])))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		outer := t.TempDir()
-		r, err := Open(filepath.Join(outer, "store"), "/nowhere")
+		store, err := gitstore.Open(filepath.Join(outer, "store"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		put := func(kind plumbing.ObjectType, content []byte) plumbing.Hash {
-			st := r.storage()
-			defer st.Close()
-			o := st.NewEncodedObject()
-			o.SetType(kind)
-			w, err := o.Writer()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := w.Write(content); err != nil {
-				t.Fatal(err)
-			}
-			h, err := st.SetEncodedObject(o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return h
+		tree := gitstore.Sum(gitstore.Tree, content)
+		message := []byte("tree " + tree.String() + "\n\nmessage\n")
+		err = store.Receive(bytes.NewReader(gitstoretest.Pack(
+			gitstoretest.Object{Kind: gitstore.Blob, Content: []byte("../../escaped")},
+			gitstoretest.Object{Kind: gitstore.Tree, Content: content},
+			gitstoretest.Object{Kind: gitstore.Commit, Content: message},
+		)))
+		if err != nil {
+			t.Fatal(err)
 		}
-		put(plumbing.BlobObject, []byte("../../escaped"))
-		tree := put(plumbing.TreeObject, content)
-		commit := put(plumbing.CommitObject, []byte("tree "+tree.String()+"\n\nmessage\n"))
+		v, err := store.View()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
 		root := filepath.Join(outer, "in", "release")
 		if err := os.MkdirAll(root, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		dir, err := os.OpenRoot(root)
+		to, err := emptyRoot(root)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer dir.Close()
+		defer to.Close()
 		// Refused or not, and however far it came.
-		_ = r.write(t.Context(), commit.String(), dir)
+		_ = writeCommit(t.Context(), v, gitstore.Sum(gitstore.Commit, message), to)
 		for _, dir := range []string{outer, filepath.Join(outer, "in")} {
 			entries, err := os.ReadDir(dir)
 			if err != nil {

@@ -79,9 +79,9 @@ func TestAFailedFetchSaysWhyAndHidesCredentials(t *testing.T) {
 		{"out of order", serve(answer(502, "bad gateway")), gitremote.ErrUnreachable, []string{"502"}},
 		{"no such path", filepath.Join(t.TempDir(), "none"), gitremote.ErrNoRepository, nil},
 		{"no such path of the daemon", u.serveDaemon() + "-none", gitremote.ErrNoRepository, nil},
-		{"no such commit", open, source.ErrUnknownCommit, []string{unknown[:12], "push it"}},
-		{"no such commit in a directory", u.dir, source.ErrUnknownCommit, []string{unknown[:12], "push it"}},
-		{"empty repository", empty.dir, source.ErrUnknownCommit, []string{"empty"}},
+		{"no such commit", open, gitremote.ErrUnknownCommit, []string{unknown[:12], "push it"}},
+		{"no such commit in a directory", u.dir, gitremote.ErrUnknownCommit, []string{unknown[:12], "push it"}},
+		{"empty repository", empty.dir, gitremote.ErrUnknownCommit, []string{"empty"}},
 		{"cut off", cut, nil, nil},
 		{"not git at all", serve(answer(200, "<html>\x1b[31mhello")), nil, nil},
 	}

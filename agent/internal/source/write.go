@@ -3,185 +3,135 @@ package source
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
+	"sync/atomic"
 
-	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/filemode"
-	"github.com/go-git/go-git/v5/storage/filesystem"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/gitstore"
 )
 
-// Write writes the tree of commit sha into dir, which must be empty or missing.
-// Files get mode 0644 or 0755, less the umask. Nothing is ever written outside
-// dir, and every file is verified against the commit.
-//
-// A commit with contents that cannot be deployed is [api.ReasonBadTree], naming
-// the path and the remedy; in most cases nothing has been written then. If the
-// store turns out to be damaged, it is fetched again, once.
-func (r *Repo) Write(ctx context.Context, sha string, dir string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err := validSHA(sha); err != nil {
-		return fmt.Errorf("cannot write commit %q: %w", sha, err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("cannot write commit %s: %w", short(sha), err)
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fmt.Errorf("cannot write commit %s: %w", short(sha), err)
-	}
-	defer root.Close()
-	if names, err := list(root); err != nil || len(names) > 0 {
-		if err == nil {
-			err = errors.New("the directory is not empty")
-		}
-		return fmt.Errorf("cannot write commit %s into %s: %w", short(sha), dir, err)
-	}
-	err = r.write(ctx, sha, root)
-	if isDamage(err) {
-		err = r.mend(ctx, sha, root)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write commit %s into %s: %w", short(sha), dir, err)
-	}
-	return nil
-}
+// Bounds of what a release holds: what is sent may unpack to a thousand times
+// its size.
+const (
+	maxFile  = 4 << 30
+	maxTotal = 32 << 30
+)
 
-// mend replaces a damaged store and writes the commit again.
-func (r *Repo) mend(ctx context.Context, sha string, root *os.Root) error {
-	names, err := list(root)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := root.RemoveAll(name); err != nil {
-			return err
-		}
-	}
-	if err := r.reset(); err != nil {
-		return err
-	}
-	if err := r.fetch(ctx, sha, nil); err != nil {
-		return err
-	}
-	err = r.write(ctx, sha, root)
-	if isDamage(err) {
-		return fault.Errorf(api.ReasonFetchFailed,
-			"the store is damaged again right after it was fetched (%w): check the disk under %s", err, r.dir)
-	}
-	return err
-}
-
-func list(root *os.Root) ([]string, error) {
-	d, err := root.Open(".")
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	return d.Readdirnames(-1)
-}
-
-func (r *Repo) write(ctx context.Context, sha string, root *os.Root) error {
-	st := r.storage()
-	defer st.Close()
-	tree, err := rootTree(st, plumbing.NewHash(sha))
-	if err != nil {
-		return err
-	}
-	p, err := newPlan(ctx, st, tree)
-	if err != nil {
-		return err
-	}
+// write writes what is planned.
+func (p *plan) write(ctx context.Context, v *gitstore.View, to *dirs) error {
 	for _, dir := range p.dirs {
-		if err := root.Mkdir(filepath.FromSlash(dir), 0o755); err != nil {
+		if err := to.root.Mkdir(filepath.FromSlash(dir), 0o755); err != nil {
 			return err
 		}
 	}
-	w := &writer{st: st, root: root, buf: make([]byte, 64<<10)}
-	for _, f := range p.files {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := w.file(f); err != nil {
-			return err
-		}
+	if err := p.writeFiles(ctx, v, to); err != nil {
+		return err
 	}
 	// Last, so that no file is ever written through one.
 	for _, l := range p.links {
-		if err := root.Symlink(l.target, filepath.FromSlash(l.path)); err != nil {
+		if err := to.root.Symlink(l.target, filepath.FromSlash(l.path)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeFiles writes in the order of the pack, in which what builds on one another
+// is near, with more than one writer: making a file is waiting for the file
+// system as much as it is unpacking.
+func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, to *dirs) error {
+	type placed struct {
+		file
+		pack int
+		at   int64
+	}
+	files := make([]placed, len(p.files))
+	for i, f := range p.files {
+		files[i].file = f
+		files[i].pack, files[i].at = v.Order(f.hash)
+	}
+	slices.SortFunc(files, func(a, b placed) int {
+		if a.pack != b.pack {
+			return a.pack - b.pack
+		}
+		return int(min(max(a.at-b.at, -1), 1))
+	})
+	const batch = 32
+	var next, total atomic.Int64
+	group, ctx := errgroup.WithContext(ctx)
+	for range max(2, min(runtime.GOMAXPROCS(0), 4)) {
+		group.Go(func() error {
+			w := writer{v: v, total: &total, to: opened{root: to.root}}
+			defer w.to.close()
+			for {
+				from := int(next.Add(batch)) - batch
+				if from >= len(files) {
+					return nil
+				}
+				for _, f := range files[from:min(from+batch, len(files))] {
+					if ctx.Err() != nil {
+						return context.Cause(ctx)
+					}
+					if err := w.file(f.file); err != nil {
+						return err
+					}
+				}
+			}
+		})
+	}
+	return group.Wait()
 }
 
 type writer struct {
-	st   *filesystem.Storage
-	root *os.Root
-	buf  []byte
+	v     *gitstore.View
+	total *atomic.Int64
+	to    opened
 }
 
-func (w *writer) file(f entry) error {
-	o, err := w.st.EncodedObject(plumbing.AnyObject, f.hash)
+func (w *writer) file(f file) (err error) {
+	c, err := w.v.Read(f.hash)
 	if err != nil {
-		return damaged(fmt.Errorf("%s: blob %s: %w", quote(f.path), f.hash, err))
+		return fmt.Errorf("%s: %w", quote(f.path()), err)
 	}
-	if o.Type() != plumbing.BlobObject {
-		_, err := readObject(w.st, plumbing.BlobObject, f.hash, maxTreeSize)
-		return fmt.Errorf("%s: %w", quote(f.path), err)
+	defer c.Close()
+	if c.Kind != gitstore.Blob {
+		return fault.Errorf(api.ReasonBadTree, "%s: object %s is a %s, expected a file", quote(f.path()), f.hash, c.Kind)
 	}
-	from, err := o.Reader()
-	if err != nil {
-		return damaged(fmt.Errorf("%s: blob %s: %w", quote(f.path), f.hash, err))
+	if c.Size > maxFile || w.total.Add(c.Size) > maxTotal {
+		return bad(f.path(), fmt.Sprintf("has %d bytes: a file may have %d and all of a release %d; keep what is larger out of the repository",
+			c.Size, int64(maxFile), int64(maxTotal)))
 	}
-	defer from.Close()
-
-	perm := os.FileMode(0o644)
-	if f.mode == filemode.Executable {
-		perm = 0o755
+	if content, small := c.Bytes(); small && isLFSPointer(content) {
+		return bad(f.path(), "is kept in Git LFS, which is not supported: "+
+			"put the file itself into git (git lfs migrate export --include="+strconv.Quote(f.path())+
+			"), or remove it and download it in a build command")
 	}
-	to, err := w.root.OpenFile(filepath.FromSlash(f.path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	fd, err := w.to.create(f.dir, f.name, f.perm)
 	if err != nil {
 		return err
 	}
-	err = w.copy(to, from, f, o.Size())
-	return errors.Join(err, to.Close())
-}
-
-// copy copies the blob of f and verifies it on the way.
-func (w *writer) copy(to io.Writer, from io.Reader, f entry, size int64) error {
-	sum := plumbing.NewHasher(plumbing.BlobObject, size)
-	for first := true; ; first = false {
-		n, readErr := io.ReadFull(from, w.buf)
-		if first && isLFSPointer(w.buf[:n]) {
-			return bad(f.path, "is kept in Git LFS, which is not supported: "+
-				"put the file itself into git (git lfs migrate export --include="+strconv.Quote(f.path)+
-				"), or remove it and download it in a build command")
+	defer func() {
+		// Of some file systems this is when they say that the disk is full.
+		if e := unix.Close(fd); err == nil && e != nil {
+			err = pathError("write", f.dir, f.name, e)
 		}
-		_, _ = sum.Write(w.buf[:n])
-		if _, err := to.Write(w.buf[:n]); err != nil {
-			return err
-		}
-		if errors.Is(readErr, io.EOF) || errors.Is(readErr, io.ErrUnexpectedEOF) {
-			break
-		}
-		if readErr != nil {
-			return damaged(fmt.Errorf("%s: blob %s: %w", quote(f.path), f.hash, readErr))
-		}
-	}
-	if sum.Sum() != f.hash {
-		return damaged(fmt.Errorf("%s: blob %s: the content does not match", quote(f.path), f.hash))
+	}()
+	if _, err := c.WriteTo(descriptor(fd)); err != nil {
+		return fmt.Errorf("%s: %w", quote(f.path()), err)
 	}
 	return nil
 }
+
+// quote renders a path of a commit, which may hold any byte.
+func quote(path string) string { return strconv.Quote(path) }
 
 // isLFSPointer tells whether a file with this content stands for one in Git LFS
 // (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md: keys are sorted

@@ -28,7 +28,7 @@ const (
 type Options struct {
 	// Credentials, if set, is asked for a name and a password at each call over
 	// http or https, so that they may change while the coordinator runs.
-	Credentials gitremote.Credentials
+	Credentials gitremote.Login
 	// Timeout bounds one fetch; 0 means 15 minutes.
 	Timeout time.Duration
 }
@@ -38,7 +38,7 @@ type Options struct {
 type Mirror struct {
 	dir         string
 	remote      gitremote.Remote
-	credentials gitremote.Credentials // or nil
+	credentials gitremote.Login // or nil
 	timeout     time.Duration
 	packs       int // that are too many
 

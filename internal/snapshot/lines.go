@@ -1,16 +1,12 @@
-package source
+package snapshot
 
 import (
 	"bytes"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"unicode"
 )
-
-// quote renders a path of a commit, which may hold any byte.
-func quote(path string) string { return strconv.Quote(path) }
 
 // plain is text without control characters other than white space.
 func plain(text string) string {
