@@ -168,10 +168,10 @@ func (a *Answer) Close() error {
 		_, _ = io.Copy(io.Discard, a.body)
 	}
 	err := a.body.Close()
-	if err == nil || a.talk.ctx.Err() != nil {
-		return nil
+	if err != nil && a.talk.ctx.Err() == nil {
+		return a.talk.remote.failure(err)
 	}
-	return a.talk.remote.failure(err)
+	return nil
 }
 
 func (c *Conversation) request(a Ask) (*packp.UploadPackRequest, sideband.Type, error) {
