@@ -145,5 +145,22 @@ func TestContract(t *testing.T) {
 			}
 		},
 		Cut: func(t *testing.T, w lbtest.World) { w.(*world).lb.Stop() },
+		Readmit: func(_ *testing.T, w lbtest.World, target string) {
+			w.(*world).command("set server web/" + target + " state ready")
+		},
+		Remove: func(t *testing.T, w lbtest.World, target string) {
+			w.(*world).command("set server web/" + target + " state maint")
+			if said := w.(*world).command("del server web/" + target); !strings.Contains(said, "deleted") {
+				t.Skipf("this HAProxy does not delete servers: %s", said)
+			}
+		},
+		Restart:     func(_ *testing.T, w lbtest.World, target string, while func()) { w.(*world).Restart(target, while) },
+		CountsTwice: true,
+		Without: map[string]string{
+			"hangs":           "TestContractOfAPair, TestHangingSocketMeetsTheDeadline",
+			"denied":          "a rejoin that has nothing to change needs no leave; TestDrainIsUndoneWhenAnotherInstanceRefuses",
+			"answers lost":    "TestContractOfAPair",
+			"changes ignored": "TestContractOfAPair",
+		},
 	})
 }
