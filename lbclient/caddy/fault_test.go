@@ -1,32 +1,3 @@
-// The failure cases that every adapter answers for, and where Caddy does.
-//
-//	 1 repeated calls                 contract: round trip, a new provider at every step
-//	 2 answer lost                    contract: answers lost
-//	 3 answered, not carried out      contract: changes ignored
-//	 4 action that never ends         contract: hangs
-//	 5 busy                           TestChangedInBetween: refused with 412, a conflict
-//	 6 rate limits                    cannot apply: Caddy has none
-//	 7 credentials                    contract: denied
-//	 8 strange answers                TestStrangeAnswers, TestParseHandler, the fuzz targets
-//	 9 no member, member twice        contract: not a member; TestPreflight, TestPutBackAsItStood
-//	10 labels and tags                cannot apply
-//	11 restored to the byte           TestPutBackAsItStood, TestWithIsUndone
-//	12 last one, min_healthy          contract: capacity, all at once; TestOneHandlerFails, TestUnhealthy
-//	13 out by another hand            cannot apply: Caddy can only remove, which is no member
-//	14 drain undone by another hand   contract: forgets, readmitted; TestForgotten
-//	15 never idle                     TestCaddyThatForgetsRequests; the caller's policy decides
-//	16 old process still serves       contract: in flight: replaced servers are counted, too
-//	17 stale health                   cannot apply: health is only taken as a reason against
-//	18 traffic before health          TestRollingRestart: a target is healthy before it rejoins
-//	19 killed at any step             contract: a new provider at every step, restore outlives the provider
-//	20 cancelled                      contract: cancelled, cut short
-//	21 one of several instances       cannot apply: one Caddy a provider, lbclient.Multi joins several
-//	22 socket trouble                 contract: unreachable, hangs; TestUnixSocket
-//	23 nginx                          cannot apply
-//	24 flaps after the rejoin         TestUnhealthy: a failing upstream shows as unhealthy
-//	25 deploy fails                   the caller leaves the target out; contract: restore outlives the provider
-//	26 health bound over the timeout  cannot apply: a rejoin does not wait for Caddy's checks
-//	27 no request fails               TestRollingRestart, which counts and names what Caddy resets
 package caddy_test
 
 import (

@@ -205,39 +205,41 @@ func onEach(t *testing.T, f func(t *testing.T, o caddytest.Options, counts bool)
 	}
 }
 
+func harness(o caddytest.Options, counts bool) lbtest.Harness {
+	return lbtest.Harness{
+		New: func(t *testing.T) lbtest.World {
+			w := newWorld(t, 3, o, "web")
+			w.counts = counts
+			return w
+		},
+		CountsInFlight: true,
+		NoHealth:       "Caddy tells what its checks found up to ten seconds late, and sends work to a new upstream before its first check",
+		Forget: func(t *testing.T, w lbtest.World) {
+			if err := w.(*world).lb.Reload(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Cut:         func(t *testing.T, w lbtest.World) { w.(*world).lb.Kill(); w.(*world).meddler.Close() },
+		Hang:        func(t *testing.T, w lbtest.World) { w.(*world).feign(hang) },
+		Deny:        func(t *testing.T, w lbtest.World) { w.(*world).feign(deny) },
+		LoseAnswers: func(t *testing.T, w lbtest.World) func() { return w.(*world).feign(lose) },
+		Ignore:      func(t *testing.T, w lbtest.World) func() { return w.(*world).feign(ignore) },
+		Readmit: func(t *testing.T, w lbtest.World, target string) {
+			list, err := json.Marshal(dials(w.Targets()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.(*world).set("web", string(list))
+		},
+		CountsTwice: true, // in the very state that a change requires
+		Without: map[string]string{
+			"another hand":    `Caddy can hold a member out only by removing it, which is "not a member"`,
+			"rolling restart": "a change of Caddy's configuration resets new connections, too; TestRollingRestart counts them",
+			"removed":         "removing is how Caddy drains, so a removed target looks drained",
+		},
+	}
+}
+
 func TestContract(t *testing.T) {
-	onEach(t, func(t *testing.T, o caddytest.Options, counts bool) {
-		lbtest.Run(t, lbtest.Harness{
-			New: func(t *testing.T) lbtest.World {
-				w := newWorld(t, 3, o, "web")
-				w.counts = counts
-				return w
-			},
-			CountsInFlight: true,
-			NoHealth:       "Caddy tells what its checks found up to ten seconds late, and sends work to a new upstream before its first check",
-			Forget: func(t *testing.T, w lbtest.World) {
-				if err := w.(*world).lb.Reload(); err != nil {
-					t.Fatal(err)
-				}
-			},
-			Cut:         func(t *testing.T, w lbtest.World) { w.(*world).lb.Kill(); w.(*world).meddler.Close() },
-			Hang:        func(t *testing.T, w lbtest.World) { w.(*world).feign(hang) },
-			Deny:        func(t *testing.T, w lbtest.World) { w.(*world).feign(deny) },
-			LoseAnswers: func(t *testing.T, w lbtest.World) func() { return w.(*world).feign(lose) },
-			Ignore:      func(t *testing.T, w lbtest.World) func() { return w.(*world).feign(ignore) },
-			Readmit: func(t *testing.T, w lbtest.World, target string) {
-				list, err := json.Marshal(dials(w.Targets()))
-				if err != nil {
-					t.Fatal(err)
-				}
-				w.(*world).set("web", string(list))
-			},
-			CountsTwice: true, // in the very state that a change requires
-			Without: map[string]string{
-				"another hand":    `Caddy can hold a member out only by removing it, which is "not a member"`,
-				"rolling restart": "a change of Caddy's configuration resets new connections, too; TestRollingRestart counts them",
-				"removed":         "removing is how Caddy drains, so a removed target looks drained",
-			},
-		})
-	})
+	onEach(t, func(t *testing.T, o caddytest.Options, counts bool) { lbtest.Run(t, harness(o, counts)) })
 }

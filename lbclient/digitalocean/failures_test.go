@@ -14,36 +14,6 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean/digitaloceantest"
 )
 
-// The ways in which balancers are known to fail, and where each is tried here.
-//
-//	 1  drain, rejoin twice; rejoin without drain    contract: round trip
-//	 2  change made, answer lost                     contract: answers lost; TestLostAndLate
-//	 3  answered 2xx, never made                     contract: changes ignored
-//	 4  change stays under way for long              TestAcceptedAndMadeLater; there are no actions to lose
-//	 5  busy, and what only looks like it            TestBusyIsNotDenied, TestLockIsWaitedOut
-//	 6  rate limits                                  TestRateLimits; digitaloceantest.TestRations
-//	 7  credentials                                  contract: denied; TestReadOnlyToken
-//	 8  strange answers                              TestStrangeAnswers
-//	 9  no member, no balancer, deleted, twice       contract: not a member; TestNotFound, TestNames
-//	10  membership by tag                            TestTag
-//	11  attributes restored                          TestOnlyItsOwnMembership; a membership by id has no attributes
-//	12  last healthy, too few                        contract: capacity; TestTooFewAfterAll
-//	13  out by another hand                          cannot apply: there is no maintenance and no weight
-//	14  put in by another hand                       contract: readmitted
-//	15  never idle                                   the caller's: the stage stays busy
-//	16  old process still serves                     cannot apply: nobody can see the machines that balance
-//	17  stale health, unknown health                 TestGateIsBelievedOnlyOnceNoticed, TestEvidence, TestNothingToSee
-//	18  traffic before health                        contract: rolling restart
-//	19  killed between steps                         contract: a new provider at every step
-//	20  cancelled                                    contract: cancelled, cut short
-//	21  one of several instances                     cannot apply: there is one API
-//	22  hangs                                        contract: hangs
-//	23  bad files                                    cannot apply: there are no files
-//	24  flaps after the rejoin                       the caller's
-//	25  deploy fails, stays out                      the caller's
-//	26  slow balancer                                TestTiming, for the caller to compare
-//	27  no failed request                            contract: rolling restart
-
 func wantClass(t *testing.T, what string, err error, want lbclient.Class) {
 	t.Helper()
 	if err == nil || lbclient.ClassOf(err) != want {

@@ -17,35 +17,6 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
 
-// Where the failures that every balancer is tested on are covered for programs.
-// Contract is the suite, run here with the example script and a real HAProxy.
-//
-//	 1 everything twice                contract "round trip", "a new provider at every step"
-//	 2 answer of a write lost          contract "answers lost"; TestKilled
-//	 3 answered but not applied        contract "changes ignored"
-//	 4 actions that never end          TestDeadline, TestNotYet
-//	 5 busy, 6 rate limit              TestExitCodes: classes and "not yet"
-//	 7 denied                          contract "denied"; TestExitCodes
-//	 8 nonsense as an answer           TestLine, FuzzLine
-//	 9 no member, gone, twice          contract "not a member", "removed"; twice: TestLine
-//	10 label or tag membership         the program's
-//	11 attributes restored             TestRestoreFile, TestWeight
-//	12 last healthy, min_healthy       contract "capacity", "all at once"; TestCapacityUnknown
-//	13 another hand                    contract "another hand"
-//	14 readmitted, reload              contract "readmitted", "forgets"
-//	15 in flight never ends            contract "force"
-//	16 former process                  the program's
-//	17 stale health                    contract "rejoin waits for the check"
-//	18 traffic before health           contract "rolling restart"
-//	19 killed at every step            contract "a new provider at every step"
-//	20 cancelled                       contract "cancelled", "cut short"; TestKilled
-//	21 one of several balancers        the program's
-//	22 denied socket, hang             contract "denied", "hangs"
-//	23 nginx                           cannot apply
-//	24 flaps, 25 deploy fails          the agent's
-//	26 bound longer than the timeout   the program knows no bounds
-//	27 no failed request               contract "rolling restart"
-
 // world is a real HAProxy behind the example script.
 type world struct {
 	*lbtest.Front
@@ -160,9 +131,8 @@ func (w *world) phase(target string) lbclient.Phase {
 	}
 	return lbclient.PhaseAbsent
 }
-
-func TestContract(t *testing.T) {
-	lbtest.Run(t, lbtest.Harness{
+func harness() lbtest.Harness {
+	return lbtest.Harness{
 		New:            func(t *testing.T) lbtest.World { return newWorld(t) },
 		CountsInFlight: true,
 		CountsTwice:    true,
@@ -206,8 +176,10 @@ func TestContract(t *testing.T) {
 			return func() { w.(*world).mode("") }
 		},
 		Restart: func(_ *testing.T, w lbtest.World, target string, while func()) { w.(*world).Restart(target, while) },
-	})
+	}
 }
+
+func TestContract(t *testing.T) { lbtest.Run(t, harness()) }
 
 // TestWeight: what the snapshot said comes back to the rejoin.
 func TestWeight(t *testing.T) {

@@ -20,35 +20,6 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 )
 
-// Where the failures that every balancer is tested on are covered for the gate.
-// Contract is the suite, run in world_test.go against a real HAProxy.
-//
-//	 1 everything twice                contract "round trip", "a new provider at every step"
-//	 2 answer of a write lost          cannot apply: the write is a file; looks: contract "unreachable"
-//	 3 answered but not applied        contract "changes ignored"; TestAnotherFile
-//	 4 actions that never end          cannot apply: there are none
-//	 5 busy, 6 rate limit              cannot apply: no API
-//	 7 denied                          TestPreflight
-//	 8 nonsense as an answer           FuzzStatus, TestRemote
-//	 9 no member, gone, twice          contract "not a member"; TestNobodyPolls; several addresses: TestPolls
-//	10 label or tag membership         needs no change of membership: that is the gate's point
-//	11 attributes restored             cannot apply: the balancer is not touched
-//	12 last healthy, min_healthy       contract "capacity", "all at once"
-//	13 another hand                    contract "another hand"
-//	14 readmitted, reload              contract "readmitted"; a reloaded HAProxy: TestReloadIsNoticed
-//	15 in flight never ends            TestInFlight
-//	16 former process                  cannot apply: nothing is counted by the balancer
-//	17 stale health                    TestPolls; contract "rejoin waits for the check"
-//	18 traffic before health           contract "rolling restart"
-//	19 killed at every step            contract "a new provider at every step"; TestRestartWhileDrained
-//	20 cancelled                       contract "cancelled", "cut short"
-//	21 one of several balancers        TestPolls: everybody who polls must be told
-//	22 hang                            contract "hangs"
-//	23 nginx                           cannot apply
-//	24 flaps, 25 deploy fails          the agent's
-//	26 bound longer than the timeout   Timing says the bound; the agent refuses
-//	27 no failed request               contract "rolling restart"
-
 func snapshot(t *testing.T, p lbclient.Provider) lbclient.Restore {
 	t.Helper()
 	r, err := p.Snapshot(t.Context())

@@ -202,11 +202,8 @@ func (w *world) eachNode(f func(n *node)) {
 		f(n)
 	}
 }
-
-// TestContract runs the suite against a real HAProxy that polls real gates, with
-// the kernel's evidence for what is in flight.
-func TestContract(t *testing.T) {
-	lbtest.Run(t, lbtest.Harness{
+func harness() lbtest.Harness {
+	return lbtest.Harness{
 		New: func(t *testing.T) lbtest.World { return newWorld(t, nil) },
 		HoldOut: func(t *testing.T, w lbtest.World, target string) {
 			if err := os.WriteFile(w.(*world).nodes[target].opts.HoldFile, nil, 0o600); err != nil {
@@ -250,5 +247,9 @@ func TestContract(t *testing.T) {
 			"denied":       "there are no credentials; a directory that cannot be written to is TestPreflight",
 			"answers lost": "a file has no answer to lose, and a look that fails is the case \"unreachable\"",
 		},
-	})
+	}
 }
+
+// TestContract runs the suite against a real HAProxy that polls real gates, with
+// the kernel's evidence for what is in flight.
+func TestContract(t *testing.T) { lbtest.Run(t, harness()) }

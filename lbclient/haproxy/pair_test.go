@@ -74,11 +74,9 @@ func (p *pair) Get() (string, error) {
 	}
 	return p.world.Get()
 }
-
-// TestContractOfAPair has everything befall the second of two instances.
-func TestContractOfAPair(t *testing.T) {
+func harnessOfAPair() lbtest.Harness {
 	second := func(w lbtest.World) *world { return w.(*pair).second }
-	lbtest.Run(t, lbtest.Harness{
+	return lbtest.Harness{
 		New:            func(t *testing.T) lbtest.World { return newPair(t, 3) },
 		CountsInFlight: true,
 		CountsTwice:    true,
@@ -106,8 +104,11 @@ func TestContractOfAPair(t *testing.T) {
 			"unreachable": "TestContract, TestOneOfTwoInstancesDown",
 			"removed":     "TestContract",
 		},
-	})
+	}
 }
+
+// TestContractOfAPair has everything befall the second of two instances.
+func TestContractOfAPair(t *testing.T) { lbtest.Run(t, harnessOfAPair()) }
 
 // TestFailoverInMidDrain has the instance with the address die while a target
 // is drained, so that the standby takes over, and come back knowing of nothing.

@@ -125,9 +125,8 @@ func provider(t *testing.T, c haproxy.Config) lbclient.Provider {
 func (w *world) Provider(target string) lbclient.Provider { return provider(w.t, w.config(target)) }
 
 func (w *world) get(backend string) (string, error) { return w.At(w.lb.URL(backend)).Get() }
-
-func TestContract(t *testing.T) {
-	lbtest.Run(t, lbtest.Harness{
+func harness() lbtest.Harness {
+	return lbtest.Harness{
 		New: func(t *testing.T) lbtest.World {
 			return newWorld(t, 3, haproxytest.Options{}, "web")
 		},
@@ -162,5 +161,7 @@ func TestContract(t *testing.T) {
 			"answers lost":    "TestContractOfAPair",
 			"changes ignored": "TestContractOfAPair",
 		},
-	})
+	}
 }
+
+func TestContract(t *testing.T) { lbtest.Run(t, harness()) }

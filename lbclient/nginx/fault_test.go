@@ -1,34 +1,3 @@
-// The failure cases that every adapter answers for, and where nginx does.
-//
-//	 1 repeated calls                 contract: round trip, a new provider at every step
-//	 2 answer lost                    contract: answers lost (a reload that reports failure)
-//	 3 answered, not carried out      contract: changes ignored; TestNotRead
-//	 4 action that never ends         TestCommandThatHangs
-//	 5 busy                           TestLocked
-//	 6 rate limits                    cannot apply: there is no remote API
-//	 7 credentials                    TestMayNotWrite
-//	 8 strange answers                TestParseRefuses, FuzzParse
-//	 9 no member, member twice        contract: not a member, removed; TestWhatTheTargetIs, TestSymbolicLink
-//	10 labels and tags                cannot apply
-//	11 restored to the byte           TestOnlyOwnLineIsTouched, TestMarkIsUndone
-//	12 last one, min_healthy          contract: capacity, all at once; TestNeverAllDown
-//	13 out by another hand            contract: another hand
-//	14 drain undone by another hand   contract: forgets, readmitted
-//	15 never idle                     TestBusyWhileAnOldWorkerLives; the caller's policy decides
-//	16 old process still serves       TestBusyWhileAnOldWorkerLives
-//	17 stale health                   cannot apply: nginx has no health
-//	18 traffic before health          TestNoRequestFails: a target is healthy before it rejoins
-//	19 killed at any step             TestHalfDone; contract: restore outlives the provider
-//	20 cancelled                      contract: cancelled, cut short
-//	21 one of several instances       cannot apply: one nginx a provider, lbclient.Multi joins several
-//	22 socket trouble                 contract: unreachable
-//	23 nginx -t fails, reload in vain, foreign edits, full disk, links
-//	                                  TestBrokenConfiguration, TestBrokenAfterTheEdit, TestHalfDone,
-//	                                  TestEditOfOurLineStands, TestFileErrors, TestSymbolicLink, TestHardLink
-//	24 flaps after the rejoin         cannot apply: nginx has no health
-//	25 deploy fails                   the caller leaves the target out; contract: restore outlives the provider
-//	26 health bound over the timeout  cannot apply: nginx has no health
-//	27 no request fails               TestNoRequestFails, which counts and names the idle resets
 package nginx_test
 
 import (

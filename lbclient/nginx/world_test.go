@@ -125,9 +125,8 @@ func (w *world) line(target string) string {
 	}
 	return ""
 }
-
-func TestContract(t *testing.T) {
-	lbtest.Run(t, lbtest.Harness{
+func harness() lbtest.Harness {
+	return lbtest.Harness{
 		New: func(t *testing.T) lbtest.World {
 			return newWorld(t, 3, nginxtest.Options{}, "web")
 		},
@@ -172,5 +171,7 @@ func TestContract(t *testing.T) {
 			"denied":    "there are no credentials, only the files' permissions; TestMayNotWrite",
 			"hangs":     "nothing is asked over a connection; commands that hang: TestCommandThatHangs",
 		},
-	})
+	}
 }
+
+func TestContract(t *testing.T) { lbtest.Run(t, harness()) }
