@@ -30,12 +30,14 @@ func (e Configured) apply(m *machine) error {
 				p = *o
 			}
 			m.Placements = append(m.Placements, p)
-			id := TargetName(c.Name, name)
-			t := Target{ID: id, App: c.Name, Node: name, Phase: TargetWaiting}
-			if o := old.Target(id); o != nil {
-				t = *o
+			for _, instance := range c.instances() {
+				id := TargetName(c.Name, name, instance)
+				t := Target{ID: id, App: c.Name, Node: name, Instance: instance, Phase: TargetWaiting}
+				if o := old.Target(id); o != nil {
+					t = *o
+				}
+				m.Targets = append(m.Targets, t)
 			}
-			m.Targets = append(m.Targets, t)
 		}
 	}
 	for i := range m.Apps {
@@ -62,6 +64,14 @@ func (e Configured) apply(m *machine) error {
 		}
 	}
 	return nil
+}
+
+// instances are the names of the targets on each node.
+func (c AppConfig) instances() []string {
+	if len(c.Instances) == 0 {
+		return []string{""}
+	}
+	return c.Instances
 }
 
 func (e Started) apply(m *machine) error {
@@ -108,13 +118,13 @@ func (e NodeLost) apply(m *machine) error {
 		live := a.Live != nil && slices.Contains(a.Live.Order, t.ID)
 		switch {
 		case t.Turn != 0:
-			m.note(a.Live, t, NoteLost, ReasonUnreachable, "%s was lost while it holds the turn; it finishes or undoes it by itself", t.Node)
+			m.note(a.Live, t, NoteLost, ReasonUnreachable, "%s was lost while it holds the turn; it finishes or undoes it by itself", t.Place())
 			continue
 		case live && t.Phase == TargetReverting:
 			// It is still to be returned; settleReturn waits for it by name.
-			m.note(a.Live, t, NoteLost, ReasonUnreachable, "%s was lost before it returned to %s", t.Node, a.short(a.Live.From))
+			m.note(a.Live, t, NoteLost, ReasonUnreachable, "%s was lost before it returned to %s", t.Place(), a.short(a.Live.From))
 		case live:
-			m.note(a.Live, t, NoteLost, ReasonUnreachable, "%s was lost", t.Node)
+			m.note(a.Live, t, NoteLost, ReasonUnreachable, "%s was lost", t.Place())
 		}
 		if t.Phase != TargetQuarantined && t.Phase != TargetWaiting {
 			m.rest(t, TargetUnreachable)
@@ -160,7 +170,7 @@ func (e Reported) apply(m *machine) error {
 			if t == nil || t.App != pr.App || t.Node != e.Node {
 				continue
 			}
-			t.Seen = Sighting{Known: true, Release: tr.Release, Rotation: tr.Rotation, Health: tr.Health}
+			t.Seen = Sighting{Known: true, Release: tr.Release, Rotation: tr.Rotation, Health: tr.Health, Last: tr.Last}
 			if tr.Rotation == RotationIn {
 				t.InService = true
 			}

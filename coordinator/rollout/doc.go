@@ -33,4 +33,13 @@
 // target may be out. What the engine can know of a target is what its agent has
 // reported since the coordinator started; anything else counts as out, but is
 // not drained as if it were. A target that never served is not missed.
+//
+// # Order
+//
+// Targets go in configured order: node by node, and on each node instance by
+// instance. The canary is the first instance of the canary's node; it goes first
+// and soaks longer, its node's other instances go in their place. A target whose
+// node asks that it be last goes when every other one of the rollout has gone,
+// canary or not, on the way there and on the way back. It is asked again and
+// again, so that what counts is who asks when the turn is given.
 package rollout

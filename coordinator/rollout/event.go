@@ -21,10 +21,13 @@ type Configured struct {
 
 // AppConfig is the configuration of one app.
 type AppConfig struct {
-	Name     string   `json:"name"`
-	Nodes    []string `json:"nodes"` // in the order of rollouts
-	Policy   Policy   `json:"policy"`
-	Revision string   `json:"revision"`
+	Name  string   `json:"name"`
+	Nodes []string `json:"nodes"` // in the order of rollouts
+	// Instances are the names of the app's targets on each node, in the order of
+	// rollouts; none for one target a node.
+	Instances []string `json:"instances,omitempty"`
+	Policy    Policy   `json:"policy"`
+	Revision  string   `json:"revision"`
 }
 
 // Started tells that the coordinator has just started: what it knew of its
@@ -82,6 +85,8 @@ type TargetReport struct {
 	// Rotation and Health as the agent and its balancer find them now.
 	Rotation Rotation `json:"rotation"`
 	Health   Health   `json:"health"`
+	// Last: the target asks to leave after all others.
+	Last bool `json:"last,omitempty"`
 	// Outcome of the last turn that the agent finished.
 	Outcome *Outcome `json:"outcome,omitempty"`
 }
@@ -225,11 +230,12 @@ type Changed struct {
 
 // Progress is where one target of a rollout stands.
 type Progress struct {
-	Target TargetID `json:"target"`
-	Node   string   `json:"node"`
-	Phase  Phase    `json:"phase"`
-	Reason Reason   `json:"reason,omitempty"`
-	Text   string   `json:"text,omitempty"`
+	Target   TargetID `json:"target"`
+	Node     string   `json:"node"`
+	Instance string   `json:"instance,omitempty"`
+	Phase    Phase    `json:"phase"`
+	Reason   Reason   `json:"reason,omitempty"`
+	Text     string   `json:"text,omitempty"`
 }
 
 // Noted is one line of a rollout's timeline.

@@ -58,7 +58,7 @@ func (m *machine) settleReturn(a *App) {
 	done := true
 	for _, t := range m.targets(r) {
 		if t.Phase == TargetUnreachable && m.present(t) && t.Turn == 0 {
-			m.note(r, t, NoteReturned, "", "%s is back", t.Node)
+			m.note(r, t, NoteReturned, "", "%s is back", t.Place())
 			if t.Proved(r.From) {
 				m.rest(t, TargetReverted)
 				t.Release = r.From
@@ -68,7 +68,7 @@ func (m *machine) settleReturn(a *App) {
 		}
 		if m.strayed(t, r.From) {
 			m.rest(t, TargetReverting)
-			m.note(r, t, NoteLost, "", "%s does not run %s any more", t.Node, a.short(r.From))
+			m.note(r, t, NoteLost, "", "%s does not run %s any more", t.Place(), a.short(r.From))
 		}
 		switch t.Phase {
 		case TargetReverting:

@@ -185,7 +185,11 @@ func (m *machine) learnDigest(a *App, rel *Release, p *Placement) {
 
 // shareFailed judges a node that could not build for the others.
 func (m *machine) shareFailed(a *App, p *Placement, f *PrepareReport) {
-	r, t := a.Live, m.targetOn(a.Live, p.Node)
+	r, on := a.Live, m.targetsOn(a.Live, p.Node)
+	var t *Target
+	if len(on) > 0 {
+		t = on[0]
+	}
 	m.note(r, t, NoteFailed, f.Reason, "%s cannot hand %s to the others: %s", p.Node, a.short(p.Prepare), f.Text)
 	again := f.Fault != ReleaseFault && f.Reason != ReasonBuildSkew // the same would come of it
 	if again && p.Tries <= a.Policy.Retries {
@@ -194,9 +198,15 @@ func (m *machine) shareFailed(a *App, p *Placement, f *PrepareReport) {
 		return
 	}
 	r.Unfit = append(r.Unfit, p.Node)
-	if t != nil && t.Phase == TargetPreparing && r.Kind == CatchUp {
-		t.Reason, t.Text = f.Reason, f.Text
-		m.quarantine(a, t)
+	left := false
+	for _, t := range on {
+		if t.Phase == TargetPreparing && r.Kind == CatchUp {
+			t.Reason, t.Text = f.Reason, f.Text
+			m.quarantine(a, t)
+			left = true
+		}
+	}
+	if left {
 		return
 	}
 	if m.chooseSharer(a, a.Release(p.Prepare)) == nil && r.Kind != CatchUp {

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -46,7 +47,9 @@ func (m *machine) settlePrepare(a *App, t *Target) {
 	case t.Phase == TargetPreparing && m.Node(t.Node).Reach == Unreachable:
 		m.rest(t, TargetUnreachable)
 		t.Reason, t.Text = ReasonUnreachable, "its agent is not heard of"
-		m.note(r, t, NoteLost, ReasonUnreachable, "%s cannot be reached; it catches up when it returns", t.Node)
+		if !m.beside(r, t, TargetUnreachable) {
+			m.note(r, t, NoteLost, ReasonUnreachable, "%s cannot be reached; it catches up when it returns", t.Node)
+		}
 	}
 	if t.Phase == TargetPrepared && !m.holds(t, r.Release) {
 		m.rest(t, TargetPreparing) // the node has lost it
@@ -57,10 +60,23 @@ func (m *machine) settlePrepare(a *App, t *Target) {
 	// What a node held before it knew that it is to hold it is no proof.
 	if p.Accepted >= p.Asked && m.holds(t, r.Release) {
 		m.rest(t, TargetPrepared)
-		m.note(r, t, NotePrepared, "", "%s is prepared on %s", a.short(r.Release), t.Node)
+		if !m.beside(r, t, TargetPrepared) {
+			m.note(r, t, NotePrepared, "", "%s is prepared on %s", a.short(r.Release), t.Node)
+		}
 		return
 	}
 	m.retryPrepare(a, p)
+}
+
+// beside tells whether another of the rollout's targets on the same node is in
+// the phase: what concerns the node is said once.
+func (m *machine) beside(r *Rollout, t *Target, phase Phase) bool {
+	for _, o := range m.targets(r) {
+		if o.ID != t.ID && o.Node == t.Node && o.Phase == phase {
+			return true
+		}
+	}
+	return false
 }
 
 // retryPrepare asks again for what failed, when its time has come.
@@ -71,7 +87,8 @@ func (m *machine) retryPrepare(a *App, p *Placement) {
 	}
 }
 
-// prepareFailed judges a failed attempt to prepare.
+// prepareFailed judges a failed attempt to prepare, for all targets on the node
+// that wait for it.
 func (m *machine) prepareFailed(a *App, p *Placement, f *PrepareReport) {
 	r := a.Live
 	p.Failed = f.Attempt
@@ -79,19 +96,28 @@ func (m *machine) prepareFailed(a *App, p *Placement, f *PrepareReport) {
 	if r == nil {
 		return
 	}
-	t := m.targetOn(r, p.Node)
-	if p.How == HowShare && (f.Fault != ReleaseFault || t == nil) {
+	on := m.targetsOn(r, p.Node)
+	if p.How == HowShare && (f.Fault != ReleaseFault || len(on) == 0) {
 		m.shareFailed(a, p, f)
 		return
 	}
-	if t == nil || (t.Phase != TargetPreparing && t.Phase != TargetReverting) {
+	var waiting []*Target
+	for _, t := range on {
+		if t.Phase == TargetPreparing || t.Phase == TargetReverting {
+			t.Reason, t.Text = f.Reason, f.Text
+			waiting = append(waiting, t)
+		}
+	}
+	if len(waiting) == 0 {
 		return
 	}
-	t.Reason, t.Text = f.Reason, f.Text
+	t := waiting[0]
 	m.note(r, t, NoteFailed, f.Reason, "cannot prepare %s on %s: %s", a.short(p.Prepare), p.Node, f.Text)
 	switch {
 	case r.Kind == CatchUp && (f.Fault == ReleaseFault || p.Tries > a.Policy.Retries):
-		m.quarantine(a, t)
+		for _, t := range waiting {
+			m.quarantine(a, t)
+		}
 	case f.Fault == ReleaseFault && r.Status == Preparing:
 		if r.Kind == Deploy {
 			m.markBad(a, r, r.Release, "lockstep", f.Reason, f.Text)
@@ -105,12 +131,7 @@ func (m *machine) prepareFailed(a *App, p *Placement, f *PrepareReport) {
 	}
 }
 
-// targetOn returns the rollout's target on the node, or nil.
-func (m *machine) targetOn(r *Rollout, node string) *Target {
-	for _, t := range m.targets(r) {
-		if t.Node == node {
-			return t
-		}
-	}
-	return nil
+// targetsOn returns the rollout's targets on the node.
+func (m *machine) targetsOn(r *Rollout, node string) []*Target {
+	return slices.DeleteFunc(m.targets(r), func(t *Target) bool { return t.Node != node })
 }

@@ -158,6 +158,7 @@ func (e RetryRequested) apply(m *machine) error {
 		return m.unknownApp(e.App)
 	}
 	if r := a.Live; r != nil {
+		m.adopt(a)
 		m.anotherChance(a, true)
 		if r.Paused != nil {
 			m.unpause(a, r, e.By)
@@ -176,6 +177,28 @@ func (e RetryRequested) apply(m *machine) error {
 	m.clearBad(a, a.Release(last.Release))
 	m.enqueue(a, m.newDeploy(a, last.Release, e.By, fmt.Sprintf("retry of %s", last.ID), false))
 	return nil
+}
+
+// adopt takes into the live rollout what was configured since it began and is
+// out by now: while it is, others cannot leave, and nothing else would mend it
+// before the rollout is over.
+func (m *machine) adopt(a *App) {
+	r := a.Live
+	for i := range m.Targets {
+		t := &m.Targets[i]
+		if t.App != a.Name || t.Turn != 0 || slices.Contains(r.Order, t.ID) || !m.present(t) || !m.down(t) {
+			continue
+		}
+		r.Order = append(r.Order, t.ID)
+		if r.Status == RollingBack {
+			m.rest(t, TargetReverting)
+			m.prepare(t, r.From)
+		} else {
+			m.rest(t, TargetPreparing)
+			m.prepare(t, r.Release)
+		}
+		m.note(r, t, NoteRetry, ReasonRequested, "%s takes part from now on: it is out of rotation", t.Place())
+	}
 }
 
 // repair brings targets that are not proved on the current release to it.

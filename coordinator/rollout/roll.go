@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,7 +16,7 @@ func (m *machine) settleRolling(a *App) {
 		switch t.Phase {
 		case TargetActive:
 			if t.Turn == 0 && t.Seen.Known && t.Seen.Release == r.Release && t.Seen.Health == Unhealthy && r.Kind == Deploy {
-				text := fmt.Sprintf("%s became unhealthy on %s", t.Node, a.short(r.Release))
+				text := fmt.Sprintf("%s became unhealthy on %s", t.Place(), a.short(r.Release))
 				if a.Policy.AutoRollback {
 					m.condemn(a, "unhealthy", text)
 				} else {
@@ -51,12 +52,12 @@ func (m *machine) settleReturned(a *App, t *Target) {
 			m.rest(t, TargetPreparing)
 			m.prepare(t, r.Release)
 		}
-		m.note(r, t, NoteReturned, "", "%s is back", t.Node)
+		m.note(r, t, NoteReturned, "", "%s is back", t.Place())
 	}
 	if m.strayed(t, r.Release) {
 		m.rest(t, TargetPreparing)
 		m.prepare(t, r.Release)
-		m.note(r, t, NoteLost, "", "%s no longer runs %s, and activates it again", t.Node, a.short(r.Release))
+		m.note(r, t, NoteLost, "", "%s no longer runs %s, and activates it again", t.Place(), a.short(r.Release))
 	}
 	m.settlePrepare(a, t)
 }
@@ -72,11 +73,11 @@ func (m *machine) left(r *Rollout) []string {
 	for _, t := range m.targets(r) {
 		switch {
 		case t.Phase == TargetQuarantined:
-			out = append(out, fmt.Sprintf("%s is quarantined: %s", t.Node, t.Text))
+			out = append(out, fmt.Sprintf("%s is quarantined: %s", t.Place(), t.Text))
 		case t.Phase == TargetUnreachable:
-			out = append(out, t.Node+" is unreachable")
+			out = append(out, t.Place()+" is unreachable")
 		case r.Status == RollingBack && t.Phase != TargetReverted && (!m.present(t) || !t.Proved(r.From)):
-			out = append(out, fmt.Sprintf("%s was not touched, but is not proved on it", t.Node))
+			out = append(out, fmt.Sprintf("%s was not touched, but is not proved on it", t.Place()))
 		}
 	}
 	return out
@@ -95,11 +96,11 @@ func (m *machine) succeed(a *App, active int, out []string) {
 	text := fmt.Sprintf("%s serves on all %d targets", a.short(r.Release), active)
 	switch {
 	case r.Kind == CatchUp:
-		var nodes []string
+		var places []string
 		for _, t := range m.targets(r) {
-			nodes = append(nodes, t.Node)
+			places = append(places, t.Place())
 		}
-		text = fmt.Sprintf("%s caught up with %s", strings.Join(nodes, ", "), a.short(r.Release))
+		text = fmt.Sprintf("%s caught up with %s", strings.Join(places, ", "), a.short(r.Release))
 	case len(r.Order) == 1:
 		text = fmt.Sprintf("%s serves on the only target", a.short(r.Release))
 	case len(out) > 0:
@@ -114,7 +115,7 @@ func (m *machine) checkDeadlines(a *App) {
 	for _, t := range m.targets(r) {
 		if t.Turn != 0 && !t.TurnBy.IsZero() && !m.now.Before(t.TurnBy) {
 			t.TurnBy = time.Time{}
-			m.pause(r, "lockstep", ReasonTargetDeadline, fmt.Sprintf("%s did not finish its turn in %s; it may be out of rotation", t.Node, a.Policy.TargetTimeout))
+			m.pause(r, "lockstep", ReasonTargetDeadline, fmt.Sprintf("%s did not finish its turn in %s; it may be out of rotation", t.Place(), a.Policy.TargetTimeout))
 		}
 	}
 	if r.Paused != nil || m.now.Before(r.Deadline) {
@@ -131,7 +132,7 @@ func (m *machine) checkDeadlines(a *App) {
 	if r.Status == Preparing {
 		var late []string
 		for _, t := range m.targets(r) {
-			if t.Phase != TargetPrepared {
+			if t.Phase != TargetPrepared && !slices.Contains(late, t.Node) {
 				late = append(late, t.Node)
 			}
 		}

@@ -19,6 +19,7 @@ import (
 //	deploy shop r2                                           asked for by ann
 //	rollback shop [r1] | pause shop | resume shop | abort shop | retry shop
 //	hold shop [10m] | unhold shop
+//	app shop web1 web2 instances=8000,8001  several targets a node; below, web1:8000 is one of them
 //	fail web2 r2 unhealthy [once|twice] [out]   its activation fails; out: it stays out
 //	fail-build all r2 build_failed [once]       preparing it fails
 //	fail-share web1 r2 share_failed [once]      handing over what it built fails
@@ -28,6 +29,7 @@ import (
 //	lose web2 | return web2                     the node is not heard of
 //	hang web2 | free web2                       the turn does not end
 //	sick web2 [app] | well web2 [app]           it becomes unhealthy by itself
+//	last web2 | not-last web2                   it asks to be last
 //	forget web2 r1                              a release is gone from its disk
 //	coordinator-restart
 //	wait 30s | run | until <words of a sentence>
@@ -88,7 +90,7 @@ func (s *stage) do(words []string) error {
 			s.heard[a.node] = s.now
 		}
 		return s.step(rollout.Started{At: s.now})
-	case "lose", "return", "hang", "free", "sick", "well", "forget":
+	case "lose", "return", "hang", "free", "sick", "well", "last", "not-last", "forget":
 		return s.change(verb, args)
 	}
 	return s.request(verb, args)
@@ -97,19 +99,31 @@ func (s *stage) do(words []string) error {
 func (s *stage) change(verb string, args []string) error {
 	found := false
 	for _, a := range s.actors {
-		if a.node != args[0] || (verb != "forget" && len(args) > 1 && a.app != args[1]) {
+		if verb != "forget" && len(args) > 1 && a.app != args[1] {
 			continue
 		}
-		found = true
-		switch verb {
-		case "lose", "return":
-			a.away = verb == "lose"
-		case "hang", "free":
-			a.stuck = verb == "hang"
-		case "sick", "well":
-			a.sick = verb == "sick"
-		case "forget":
-			a.disk = slices.DeleteFunc(a.disk, func(id rollout.ReleaseID) bool { return string(id) == args[1] })
+		if a.node == args[0] {
+			found = true
+			switch verb {
+			case "lose", "return":
+				a.away = verb == "lose"
+			case "forget":
+				a.disk = slices.DeleteFunc(a.disk, func(id rollout.ReleaseID) bool { return string(id) == args[1] })
+			}
+		}
+		for _, t := range a.targets {
+			if a.node != args[0] && t.place != args[0] {
+				continue
+			}
+			found = true
+			switch verb {
+			case "hang", "free":
+				t.stuck = verb == "hang"
+			case "sick", "well":
+				t.sick = verb == "sick"
+			case "last", "not-last":
+				t.last = verb == "last"
+			}
 		}
 	}
 	if !found {
@@ -161,7 +175,7 @@ func (s *stage) request(verb string, args []string) error {
 		}
 		return s.step(ev)
 	case "balancer":
-		ev := rollout.BalancerAsked{At: at, App: app, Target: rollout.TargetName(app, args[1]), Text: args[1] + " asked for " + args[2]}
+		ev := rollout.BalancerAsked{At: at, App: app, Target: rollout.TargetName(app, args[1], ""), Text: args[1] + " asked for " + args[2]}
 		if len(args) > 3 {
 			ev.Class, ev.Text = rollout.Reason(args[3]), ev.Text+": not done"
 		}
@@ -186,6 +200,8 @@ func (s *stage) app(args []string) error {
 			c.Nodes = append(c.Nodes, w)
 		case name == "retries":
 			c.Policy.Retries, err = strconv.Atoi(value)
+		case name == "instances":
+			c.Instances = strings.Split(value, ",")
 		case name == "canary":
 			c.Policy.Canary = value
 		case name == "canary_soak":
@@ -214,10 +230,22 @@ func (s *stage) app(args []string) error {
 	}
 	s.config.Apps = slices.DeleteFunc(s.config.Apps, func(o rollout.AppConfig) bool { return o.Name == c.Name })
 	s.config.Apps = append(s.config.Apps, c)
+	instances := c.Instances
+	if instances == nil {
+		instances = []string{""}
+	}
 	for _, node := range c.Nodes {
-		if !slices.ContainsFunc(s.actors, func(a *actor) bool { return a.app == c.Name && a.node == node }) {
+		i := slices.IndexFunc(s.actors, func(a *actor) bool { return a.app == c.Name && a.node == node })
+		if i < 0 {
+			i = len(s.actors)
 			s.actors = append(s.actors, &actor{app: c.Name, node: node, digests: map[rollout.ReleaseID]string{}})
 			s.heard[node] = s.now
+		}
+		for _, instance := range instances {
+			id := string(rollout.TargetName(c.Name, node, instance))
+			if a := s.actors[i]; !slices.ContainsFunc(a.targets, func(t *target) bool { return t.id == id }) {
+				a.targets = append(a.targets, &target{id: id, place: strings.TrimPrefix(id, c.Name+"@")})
+			}
 		}
 	}
 	return s.configure()
@@ -237,11 +265,21 @@ func (s *stage) idle() bool {
 		}
 	}
 	for _, t := range s.state.Targets {
-		if t.Turn != 0 && !slices.ContainsFunc(s.actors, func(a *actor) bool { return a.node == t.Node && (a.stuck || a.away) }) {
+		if t.Turn != 0 && !s.held(t) {
 			return false
 		}
 	}
 	return true
+}
+
+// held tells whether the turn of the target does not end.
+func (s *stage) held(t rollout.Target) bool {
+	for _, a := range s.actors {
+		if a.node == t.Node && (a.away || slices.ContainsFunc(a.targets, func(x *target) bool { return x.stuck && x.place == t.Place() })) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *stage) until(so func() bool, limit time.Duration) error {

@@ -30,28 +30,35 @@ type stage struct {
 type actor struct {
 	app, node string
 	away      bool // its node does not report
-	stuck     bool // its turn never ends
 	disk      []rollout.ReleaseID
-	release   rollout.ReleaseID
-	out       bool
-	sick      bool // unhealthy by itself
-	outcome   *rollout.Outcome
 	failure   *rollout.PrepareReport
-
 	digests   map[rollout.ReleaseID]string // of what is on the disk
 	attempt   int                          // in progress, or done
 	preparing rollout.ReleaseID
 	sharing   bool
 	prepared  time.Time // when it will be
-	turn      uint64
-	goal      rollout.Goal
-	ends      time.Time // when the turn will
+	targets   []*target
 	told      string
+}
+
+// target is one instance of the app.
+type target struct {
+	id, place string
+	stuck     bool // its turn never ends
+	release   rollout.ReleaseID
+	out       bool
+	sick      bool // unhealthy by itself
+	last      bool // asks to be last
+	outcome   *rollout.Outcome
+
+	turn uint64
+	goal rollout.Goal
+	ends time.Time // when the turn will
 }
 
 // failure is what the script says will go wrong.
 type failure struct {
-	node    string
+	node    string            // or the place of one of its targets
 	release rollout.ReleaseID // "": of any
 	reason  string
 	of      string // "fail-build", "fail-share", or "fail": an activation
@@ -162,23 +169,25 @@ func (s *stage) hear(node string) error {
 
 func (s *stage) report(a *actor) (rollout.PlacementReport, string) {
 	_, generation, _ := s.state.Wanted(a.app, a.node)
-	t := rollout.TargetReport{
-		Target: rollout.TargetName(a.app, a.node), Release: a.release,
-		Rotation: rollout.RotationIn, Health: rollout.Healthy, Outcome: a.outcome,
+	pr := rollout.PlacementReport{App: a.app, Generation: generation, Present: slices.Clone(a.disk), Digests: maps.Clone(a.digests), Prepare: a.failure}
+	text := fmt.Sprint(generation, pr.Present, pr.Digests, a.failure)
+	for _, t := range a.targets {
+		r := rollout.TargetReport{
+			Target: rollout.TargetID(t.id), Release: t.release,
+			Rotation: rollout.RotationIn, Health: rollout.Healthy, Last: t.last, Outcome: t.outcome,
+		}
+		switch {
+		case t.release == "":
+			r.Rotation, r.Health = rollout.RotationOut, rollout.HealthUnknown
+		case t.out:
+			r.Rotation = rollout.RotationOut
+		case t.sick:
+			r.Health = rollout.Unhealthy
+		}
+		pr.Targets = append(pr.Targets, r)
+		text += fmt.Sprint(r.Release, r.Rotation, r.Health, r.Last, t.outcome)
 	}
-	switch {
-	case a.release == "":
-		t.Rotation, t.Health = rollout.RotationOut, rollout.HealthUnknown
-	case a.out:
-		t.Rotation = rollout.RotationOut
-	case a.sick:
-		t.Health = rollout.Unhealthy
-	}
-	pr := rollout.PlacementReport{
-		App: a.app, Generation: generation, Present: slices.Clone(a.disk), Prepare: a.failure,
-		Targets: []rollout.TargetReport{t}, Digests: maps.Clone(a.digests),
-	}
-	return pr, fmt.Sprint(generation, pr.Present, pr.Digests, a.failure, t.Release, t.Rotation, t.Health, a.outcome)
+	return pr, text
 }
 
 // act lets an agent go on with what it is to do.
@@ -190,19 +199,28 @@ func (s *stage) act(a *actor) error {
 	if err := s.prepare(a, want); err != nil {
 		return err
 	}
-	goal := want.Targets[0]
-	if a.turn != 0 && goal.Turn != a.turn {
-		a.outcome = &rollout.Outcome{Turn: a.turn, Fault: rollout.Revoked, Reason: "revoked"}
-		a.turn = 0
-	}
-	switch {
-	case a.turn == 0 && goal.Turn != 0 && (a.outcome == nil || a.outcome.Turn != goal.Turn):
-		a.turn, a.goal, a.out = goal.Turn, goal, true
-		a.ends = s.now.Add(10*time.Second + goal.Soak)
-	case a.turn != 0 && !a.stuck && !s.now.Before(a.ends):
-		s.finishTurn(a)
+	for _, t := range a.targets {
+		for _, goal := range want.Targets {
+			if string(goal.Target) == t.id {
+				s.actTarget(a, t, goal)
+			}
+		}
 	}
 	return nil
+}
+
+func (s *stage) actTarget(a *actor, t *target, goal rollout.Goal) {
+	if t.turn != 0 && goal.Turn != t.turn {
+		t.outcome = &rollout.Outcome{Turn: t.turn, Fault: rollout.Revoked, Reason: "revoked"}
+		t.turn = 0
+	}
+	switch {
+	case t.turn == 0 && goal.Turn != 0 && (t.outcome == nil || t.outcome.Turn != goal.Turn):
+		t.turn, t.goal, t.out = goal.Turn, goal, true
+		t.ends = s.now.Add(10*time.Second + goal.Soak)
+	case t.turn != 0 && !t.stuck && !s.now.Before(t.ends):
+		s.finishTurn(a, t)
+	}
 }
 
 // prepare builds, shares, or takes what is asked for.
@@ -253,30 +271,31 @@ func (s *stage) failPrepare(a *actor, want rollout.Wanted, f *failure) {
 	a.failure = &rollout.PrepareReport{Release: want.Prepare, Attempt: want.Attempt, Fault: f.fault(), Reason: rollout.Reason(f.reason), Text: f.text()}
 }
 
-func (s *stage) finishTurn(a *actor) {
-	o := &rollout.Outcome{Turn: a.turn}
-	a.turn, a.outcome = 0, o
-	f := s.failing(a.node, a.goal.Release, "fail")
-	if f == nil && !slices.Contains(a.disk, a.goal.Release) {
+func (s *stage) finishTurn(a *actor, t *target) {
+	o := &rollout.Outcome{Turn: t.turn}
+	t.turn, t.outcome = 0, o
+	f := s.failing(t.place, t.goal.Release, "fail")
+	if f == nil && !slices.Contains(a.disk, t.goal.Release) {
 		f = &failure{reason: "release_missing", undone: true}
 	}
 	if f == nil {
-		o.OK, a.release, a.out, a.sick = true, a.goal.Release, false, false
+		o.OK, t.release, t.out, t.sick = true, t.goal.Release, false, false
 		return
 	}
 	o.Fault, o.Reason, o.Text = f.fault(), rollout.Reason(f.reason), f.text()
-	o.Reverted = f.undone && a.goal.Fallback != ""
+	o.Reverted = f.undone && t.goal.Fallback != ""
 	if o.Reverted {
-		a.release, a.out = a.goal.Fallback, false
+		t.release, t.out = t.goal.Fallback, false
 	} else if !f.undone {
-		a.release = a.goal.Release
+		t.release = t.goal.Release
 	}
 }
 
 // failing returns the failure that the script has for this, or nil.
-func (s *stage) failing(node string, id rollout.ReleaseID, of string) *failure {
+func (s *stage) failing(place string, id rollout.ReleaseID, of string) *failure {
+	node, _, _ := strings.Cut(place, ":")
 	for _, f := range s.fails {
-		if (f.node == node || f.node == "all") && f.of == of && (f.release == "" || f.release == id) && f.times > 0 {
+		if (f.node == place || f.node == node || f.node == "all") && f.of == of && (f.release == "" || f.release == id) && f.times > 0 {
 			f.times--
 			return f
 		}
@@ -344,7 +363,7 @@ func (s *stage) table() {
 			if t.Seen.Known {
 				seen = fmt.Sprintf("runs %s, %s", orNone(string(t.Seen.Release)), t.Seen.Rotation)
 			}
-			fmt.Fprintf(&s.out, "  %-8s %-11s %s%s\n", t.Node, t.Phase, seen, turn)
+			fmt.Fprintf(&s.out, "  %-8s %-11s %s%s\n", t.Place(), t.Phase, seen, turn)
 		}
 	}
 }

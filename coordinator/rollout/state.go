@@ -12,11 +12,22 @@ type ReleaseID string
 // RolloutID names a rollout: "<app>-<number>".
 type RolloutID string
 
-// TargetID names a target: "<app>@<node>".
+// TargetID names a target: "<app>@<node>", or "<app>@<node>:<instance>" of an
+// app with several instances a node.
 type TargetID string
 
-// TargetName returns the id of the app's target on the node.
-func TargetName(app, node string) TargetID { return TargetID(app + "@" + node) }
+// TargetName returns the id of the app's target on the node; instance is "" for
+// an app with one target a node.
+func TargetName(app, node, instance string) TargetID {
+	return TargetID(app + "@" + place(node, instance))
+}
+
+func place(node, instance string) string {
+	if instance == "" {
+		return node
+	}
+	return node + ":" + instance
+}
 
 // State is one pool. The zero value is an empty pool; [Configured] fills it.
 // It is plain data: what is saved as JSON and loaded again is the same state.
@@ -59,7 +70,7 @@ type App struct {
 // Policy says how an app is rolled. Durations must be positive, Retries may be 0.
 type Policy struct {
 	Soak            time.Duration `json:"soak"`
-	Canary          string        `json:"canary,omitempty"` // node whose target goes first
+	Canary          string        `json:"canary,omitempty"` // node whose first target goes first
 	CanarySoak      time.Duration `json:"canary_soak,omitempty"`
 	TargetTimeout   time.Duration `json:"target_timeout"`   // of one turn
 	ProgressTimeout time.Duration `json:"progress_timeout"` // without any target's progress
@@ -188,7 +199,8 @@ const (
 	Unreachable  Reach = "unreachable"
 )
 
-// Placement is one app on one node: what the node holds for it.
+// Placement is one app on one node, all its instances there: what the node holds
+// for them. A release is prepared once for all of them.
 type Placement struct {
 	App        string `json:"app"`
 	Node       string `json:"node"`
@@ -244,9 +256,10 @@ const (
 
 // Target is one instance of an app on a node, behind a balancer.
 type Target struct {
-	ID   TargetID `json:"id"`
-	App  string   `json:"app"`
-	Node string   `json:"node"`
+	ID       TargetID `json:"id"`
+	App      string   `json:"app"`
+	Node     string   `json:"node"`
+	Instance string   `json:"instance,omitempty"` // "": the only one on its node
 
 	// Desired.
 	Release  ReleaseID     `json:"release,omitempty"`
@@ -283,6 +296,8 @@ type Sighting struct {
 	Release  ReleaseID `json:"release,omitempty"`
 	Rotation Rotation  `json:"rotation,omitempty"`
 	Health   Health    `json:"health,omitempty"`
+	// Last: its node asks that it leave after all others, for as long as it says so.
+	Last bool `json:"last,omitempty"`
 }
 
 // Rotation tells whether the target is in rotation, as its balancer says.
@@ -305,6 +320,10 @@ const (
 	Healthy       Health = "healthy"
 	Unhealthy     Health = "unhealthy"
 )
+
+// Place names the target within its app: its node, with the instance if there
+// are several.
+func (t Target) Place() string { return place(t.Node, t.Instance) }
 
 // Proved tells whether the target is known to serve the release: its process
 // belongs to it, the balancer has it in rotation, and it is not unhealthy.

@@ -95,7 +95,7 @@ func (s *State) Changed(r *Rollout) Changed {
 	c := Changed{Rollout: *r.clone(), Targets: make([]Progress, 0, len(r.Order))}
 	for _, id := range r.Order {
 		if t := s.Target(id); t != nil {
-			c.Targets = append(c.Targets, Progress{Target: t.ID, Node: t.Node, Phase: t.Phase, Reason: t.Reason, Text: t.Text})
+			c.Targets = append(c.Targets, Progress{Target: t.ID, Node: t.Node, Instance: t.Instance, Phase: t.Phase, Reason: t.Reason, Text: t.Text})
 		}
 	}
 	return c
@@ -117,6 +117,7 @@ type Wanted struct {
 // Goal is the desired state of one target.
 type Goal struct {
 	Target            TargetID
+	Instance          string
 	Release, Fallback ReleaseID
 	Turn              uint64
 	Soak              time.Duration
@@ -160,7 +161,7 @@ func (s *State) wanted(p *Placement, keep []ReleaseID) Wanted {
 	}
 	for i := range s.Targets {
 		if t := &s.Targets[i]; t.App == p.App && t.Node == p.Node {
-			w.Targets = append(w.Targets, Goal{Target: t.ID, Release: t.Release, Fallback: t.Fallback, Turn: t.Turn, Soak: t.Soak})
+			w.Targets = append(w.Targets, Goal{Target: t.ID, Instance: t.Instance, Release: t.Release, Fallback: t.Fallback, Turn: t.Turn, Soak: t.Soak})
 		}
 	}
 	return w
@@ -322,9 +323,10 @@ func (m *machine) newRollout(a *App, kind Kind, release ReleaseID, order []Targe
 // then as configured.
 func (m *machine) order(a *App) []TargetID {
 	var order []TargetID
+	canary := m.canary(a)
 	for i := range m.Targets {
 		if t := &m.Targets[i]; t.App == a.Name {
-			if t.Node == a.Policy.Canary {
+			if t.ID == canary {
 				order = slices.Insert(order, 0, t.ID)
 			} else {
 				order = append(order, t.ID)
@@ -332,6 +334,17 @@ func (m *machine) order(a *App) []TargetID {
 		}
 	}
 	return order
+}
+
+// canary is the target that goes first: the first one of the node that the
+// policy names, "" when it names none.
+func (m *machine) canary(a *App) TargetID {
+	for i := range m.Targets {
+		if t := &m.Targets[i]; t.App == a.Name && t.Node == a.Policy.Canary {
+			return t.ID
+		}
+	}
+	return ""
 }
 
 // start makes a rollout live: every node is asked to prepare its release.

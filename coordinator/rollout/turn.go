@@ -25,6 +25,9 @@ func (m *machine) giveTurns(a *App) {
 			continue
 		}
 		why := m.mayLeave(t)
+		if others := m.before(r, t); why == "" && len(others) > 0 {
+			why = fmt.Sprintf("%s asks to be last and waits for %s", t.Place(), strings.Join(others, ", "))
+		}
 		if r.Status == RollingBack && !m.holds(t, r.From) {
 			m.retryPrepare(a, m.Placement(t.App, t.Node))
 			why = fmt.Sprintf("%s no longer has %s and prepares it again", t.Node, a.short(r.From))
@@ -73,7 +76,39 @@ func (m *machine) candidates(r *Rollout) []*Target {
 			return 0
 		})
 	}
+	// Those that ask to be last come after all others, canary or not.
+	slices.SortStableFunc(ts, func(x, y *Target) int {
+		switch lx, ly := m.last(x), m.last(y); {
+		case ly && !lx:
+			return -1
+		case lx && !ly:
+			return 1
+		}
+		return 0
+	})
 	return ts
+}
+
+// last tells whether the target asks to leave after all others. One that does
+// not serve has nothing to keep, and may be what the others wait for.
+func (m *machine) last(t *Target) bool { return t.Seen.Last && t.InService && !m.down(t) }
+
+// before names the rollout's targets that a target which asks to be last waits
+// for: all others that are still to go or on their way, unless they are lost.
+func (m *machine) before(r *Rollout, t *Target) []string {
+	if !m.last(t) {
+		return nil
+	}
+	var names []string
+	for _, o := range m.targets(r) {
+		switch o.Phase {
+		case TargetPreparing, TargetPrepared, TargetActivating, TargetReverting:
+			if o.ID != t.ID && !m.last(o) && m.Node(o.Node).Reach != Unreachable {
+				names = append(names, o.Place())
+			}
+		}
+	}
+	return names
 }
 
 // mayLeave tells why the target may not be out of rotation now, or "".
@@ -132,7 +167,7 @@ func (m *machine) giveTurn(a *App, t *Target) {
 	if r.Status == RollingBack {
 		// Never undone: what cannot return stays out, quarantined.
 		t.Release, t.Fallback, t.Soak = r.From, "", 0
-		m.note(r, t, NoteTurn, "", "%s returns to %s", t.Node, a.short(t.Release))
+		m.note(r, t, NoteTurn, "", "%s returns to %s", t.Place(), a.short(t.Release))
 		return
 	}
 	t.Phase = TargetActivating
@@ -142,10 +177,10 @@ func (m *machine) giveTurn(a *App, t *Target) {
 		if t.Seen.Rotation == RotationIn && t.Seen.Release != r.Release {
 			t.Fallback = t.Seen.Release
 		}
-	} else if t.Node == a.Policy.Canary {
+	} else if t.ID == m.canary(a) {
 		t.Soak = max(t.Soak, a.Policy.CanarySoak)
 	}
-	m.note(r, t, NoteTurn, "", "%s activates %s", t.Node, a.short(t.Release))
+	m.note(r, t, NoteTurn, "", "%s activates %s", t.Place(), a.short(t.Release))
 }
 
 // finishTurn takes the outcome of the turn that the target holds.
@@ -172,20 +207,20 @@ func (m *machine) finishTurn(a *App, t *Target, o *Outcome) {
 				return
 			}
 			t.Phase, t.Reason, t.Text = TargetQuarantined, o.Reason, o.Text
-			m.note(a.Last, t, NoteQuarantined, o.Reason, "%s is left for a person: %s", t.Node, o.Text)
+			m.note(a.Last, t, NoteQuarantined, o.Reason, "%s is left for a person: %s", t.Place(), o.Text)
 		}
 	case o.OK:
 		r.Deadline = m.now.Add(a.Policy.ProgressTimeout)
 		if r.Status == RollingBack {
 			m.rest(t, TargetReverted)
-			m.note(r, t, NoteReverted, "", "%s is back on %s, in rotation%s", t.Node, a.short(goal), inBrackets(o.Text))
+			m.note(r, t, NoteReverted, "", "%s is back on %s, in rotation%s", t.Place(), a.short(goal), inBrackets(o.Text))
 		} else {
 			m.rest(t, TargetActive)
-			m.note(r, t, NoteActive, "", "%s serves %s, in rotation%s", t.Node, a.short(goal), inBrackets(o.Text))
+			m.note(r, t, NoteActive, "", "%s serves %s, in rotation%s", t.Place(), a.short(goal), inBrackets(o.Text))
 		}
 	default:
 		t.Reason, t.Text = o.Reason, o.Text
-		m.note(r, t, NoteFailed, o.Reason, "%s on %s: %s", a.short(goal), t.Node, o.Text)
+		m.note(r, t, NoteFailed, o.Reason, "%s on %s: %s", a.short(goal), t.Place(), o.Text)
 		m.turnFailed(a, t, o)
 	}
 }
@@ -200,7 +235,7 @@ func (m *machine) turnFailed(a *App, t *Target, o *Outcome) {
 		case r.From == "":
 			m.quarantine(a, t)
 		} // else it is returned first of all, for it is out as it is
-		m.condemn(a, o.Reason, fmt.Sprintf("%s failed on %s: %s", a.short(r.Release), t.Node, o.Text))
+		m.condemn(a, o.Reason, fmt.Sprintf("%s failed on %s: %s", a.short(r.Release), t.Place(), o.Text))
 		return
 	}
 	t.Tries++
@@ -212,7 +247,7 @@ func (m *machine) turnFailed(a *App, t *Target, o *Outcome) {
 		if r.Status == Rolling {
 			t.Phase = TargetPrepared
 		}
-		m.note(r, t, NoteRetry, o.Reason, "%s tries again in %s", t.Node, t.RetryAt.Sub(m.now))
+		m.note(r, t, NoteRetry, o.Reason, "%s tries again in %s", t.Place(), t.RetryAt.Sub(m.now))
 		return
 	}
 	switch {
@@ -226,10 +261,10 @@ func (m *machine) turnFailed(a *App, t *Target, o *Outcome) {
 		t.Phase = TargetPrepared
 	}
 	if o.Fault == ReleaseFault && r.Kind == Deploy {
-		m.pause(r, "lockstep", o.Reason, fmt.Sprintf("%s failed on %s: %s", a.short(r.Release), t.Node, o.Text)+rollBackHint(a))
+		m.pause(r, "lockstep", o.Reason, fmt.Sprintf("%s failed on %s: %s", a.short(r.Release), t.Place(), o.Text)+rollBackHint(a))
 		return
 	}
-	m.pause(r, "lockstep", ReasonNodeFault, fmt.Sprintf("%s still serves %s: %s; mend it, then `deployctl retry %s`", t.Node, a.short(t.Release), o.Text, a.Name))
+	m.pause(r, "lockstep", ReasonNodeFault, fmt.Sprintf("%s still serves %s: %s; mend it, then `deployctl retry %s`", t.Place(), a.short(t.Release), o.Text, a.Name))
 }
 
 func rollBackHint(a *App) string {
@@ -239,5 +274,5 @@ func rollBackHint(a *App) string {
 // quarantine leaves a target for a person, with the reason that it carries.
 func (m *machine) quarantine(a *App, t *Target) {
 	t.Phase, t.RetryAt = TargetQuarantined, time.Time{}
-	m.note(a.Live, t, NoteQuarantined, t.Reason, "%s is left for a person: %s; mend it, then `deployctl retry %s`", t.Node, t.Text, a.Name)
+	m.note(a.Live, t, NoteQuarantined, t.Reason, "%s is left for a person: %s; mend it, then `deployctl retry %s`", t.Place(), t.Text, a.Name)
 }

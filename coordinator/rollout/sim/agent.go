@@ -17,10 +17,11 @@ type agent struct {
 
 	// Volatile.
 	seq    uint64
-	lanes  []*lane
-	told   [2]telling // what the last report said
-	crashS step       // crash at this step, once
-	crashL bool       // after the action
+	prep   []bool              // of each app: it is being prepared
+	busy   []bool              // of each target: a step is under way
+	told   [maxTargets]telling // what the last report said
+	crashS step                // crash at this step, once
+	crashL bool                // after the action
 	crashF time.Duration
 }
 
@@ -29,6 +30,7 @@ type journal struct {
 	instance int
 	epoch    uint64
 	apps     []*appJournal
+	targets  []*targetJournal // as the node's
 }
 
 // appJournal is the journal of one app.
@@ -39,21 +41,25 @@ type appJournal struct {
 	failure    *rollout.PrepareReport // the attempt that failed last
 	attempt    int                    // that was begun last
 	shared     int                    // that was shared last
-	work       *work
-	outcome    *rollout.Outcome
 }
 
-// lane is the volatile side of one app.
-type lane struct {
-	preparing bool
-	busy      bool
+// targetJournal is the journal of one of its targets.
+type targetJournal struct {
+	work    *work
+	outcome *rollout.Outcome
 }
+
+// maxTargets is how many there can be on a node.
+const maxTargets = 6
 
 func newJournal(n *node) journal {
 	n.w.seq++
 	j := journal{instance: n.w.seq}
 	for range n.w.plan.Apps {
 		j.apps = append(j.apps, &appJournal{})
+		for range n.w.plan.Instances {
+			j.targets = append(j.targets, &targetJournal{})
+		}
 	}
 	return j
 }
@@ -68,10 +74,9 @@ func (a *agent) start() {
 	a.life++
 	a.journal.epoch++
 	a.seq = 0
-	a.lanes = make([]*lane, len(a.n.targets))
-	for i := range a.lanes {
-		a.lanes[i] = &lane{}
-		if wk := a.journal.apps[i].work; wk != nil && (wk.step == stepRejoin || wk.step == undoRejoin) {
+	a.prep, a.busy = make([]bool, len(a.journal.apps)), make([]bool, len(a.n.targets))
+	for _, j := range a.journal.targets {
+		if wk := j.work; wk != nil && (wk.step == stepRejoin || wk.step == undoRejoin) {
 			// Whether it is healthy was found by an earlier life.
 			wk.step = before(wk.step)
 		}
@@ -80,7 +85,7 @@ func (a *agent) start() {
 	a.report()
 	a.look()
 	a.heartbeat()
-	for i := range a.lanes {
+	for i := range a.journal.apps {
 		a.advance(i)
 	}
 }
@@ -124,7 +129,7 @@ func (a *agent) changed() {
 	}
 }
 
-// telling is what a report would say of one app.
+// telling is what a report would say of one target and its app.
 type telling struct {
 	generation, turn uint64
 	attempt, changes int
@@ -133,15 +138,19 @@ type telling struct {
 	running          rollout.ReleaseID
 	says             rollout.Rotation
 	verdict          rollout.Health
+	last             bool
 }
 
 // telling sums up what a report would say.
-func (a *agent) telling() (all [2]telling) {
+func (a *agent) telling() (all [maxTargets]telling) {
 	for i, t := range a.n.targets {
-		j := a.journal.apps[i]
-		s := telling{generation: j.generation, attempt: j.attempt, disk: len(t.disk), changes: t.changes, running: t.running, says: t.says(), verdict: t.verdict()}
-		if j.outcome != nil {
-			s.turn = j.outcome.Turn
+		j, d := a.journal.apps[t.app], a.n.disks[t.app]
+		s := telling{
+			generation: j.generation, attempt: j.attempt, disk: len(d.releases), changes: d.changes,
+			running: t.running, says: t.says(), verdict: t.verdict(), last: a.n.asksToBeLast(),
+		}
+		if o := a.journal.targets[i].outcome; o != nil {
+			s.turn = o.Turn
 		}
 		if j.failure != nil {
 			s.failed = j.failure.Attempt
@@ -162,25 +171,27 @@ func (a *agent) report() {
 	a.told = a.telling()
 	a.seq++
 	m := message{instance: a.journal.instance, epoch: a.journal.epoch, seq: a.seq}
-	for i, t := range a.n.targets {
-		j := a.journal.apps[i]
+	for i, j := range a.journal.apps {
 		if !j.have {
 			continue
 		}
-		pr := rollout.PlacementReport{App: appName(i), Generation: j.generation, Present: slices.Clone(t.disk), Attempt: j.attempt, Digests: map[rollout.ReleaseID]string{}}
-		for _, id := range t.disk {
-			pr.Digests[id] = t.built[id]
+		d := a.n.disks[i]
+		pr := rollout.PlacementReport{App: appName(i), Generation: j.generation, Present: slices.Clone(d.releases), Attempt: j.attempt, Digests: map[rollout.ReleaseID]string{}}
+		for _, id := range d.releases {
+			pr.Digests[id] = d.built[id]
 		}
 		if j.failure != nil {
 			f := *j.failure
 			pr.Prepare = &f
 		}
-		tr := rollout.TargetReport{Target: t.id, Release: t.running, Rotation: t.says(), Health: t.verdict()}
-		if j.outcome != nil {
-			o := *j.outcome
-			tr.Outcome = &o
+		for _, t := range a.of(i) {
+			tr := rollout.TargetReport{Target: t.id, Release: t.running, Rotation: t.says(), Health: t.verdict(), Last: a.n.asksToBeLast()}
+			if o := a.journal.targets[t.k].outcome; o != nil {
+				o := *o
+				tr.Outcome = &o
+			}
+			pr.Targets = append(pr.Targets, tr)
 		}
-		pr.Targets = append(pr.Targets, tr)
 		m.report = append(m.report, pr)
 	}
 	w := a.n.w
@@ -199,36 +210,53 @@ func (a *agent) assigned(app int, generation uint64, want rollout.Wanted) {
 	a.changed()
 }
 
-// prune drops releases that are no longer to be kept.
+// of are the app's targets on this node.
+func (a *agent) of(app int) []*target {
+	n := a.n.w.plan.Instances
+	return a.n.targets[app*n : (app+1)*n]
+}
+
+// prune drops releases that are no longer to be kept, never one that a target uses.
 func (a *agent) prune(app int) {
-	t, j := a.n.targets[app], a.journal.apps[app]
-	t.disk = slices.DeleteFunc(slices.Clone(t.disk), func(id rollout.ReleaseID) bool {
-		return !slices.Contains(j.want.Keep, id) && id != j.want.Prepare && id != t.link && id != t.running &&
-			(j.work == nil || (id != j.work.release && id != j.work.fallback))
+	j, d := a.journal.apps[app], a.n.disks[app]
+	d.releases = slices.DeleteFunc(slices.Clone(d.releases), func(id rollout.ReleaseID) bool {
+		return !slices.Contains(j.want.Keep, id) && id != j.want.Prepare && !slices.ContainsFunc(a.of(app), func(t *target) bool {
+			wk := a.journal.targets[t.k].work
+			return id == t.link || id == t.running || (wk != nil && (id == wk.release || id == wk.fallback))
+		})
 	})
 }
 
 // advance does the next things that the app's assignment and journal ask for.
 func (a *agent) advance(app int) {
-	j, l, t := a.journal.apps[app], a.lanes[app], a.n.targets[app]
-	if !j.have {
+	if !a.journal.apps[app].have {
 		return
 	}
 	a.prepare(app)
+	for _, t := range a.of(app) {
+		if a.up {
+			a.advanceTarget(t)
+		}
+	}
+}
+
+// advanceTarget begins, revokes, or goes on with the target's turn.
+func (a *agent) advanceTarget(t *target) {
+	app, j := a.journal.apps[t.app], a.journal.targets[t.k]
 	if j.work == nil {
-		for _, g := range j.want.Targets {
+		for _, g := range app.want.Targets {
 			if g.Target == t.id && g.Turn != 0 && (j.outcome == nil || j.outcome.Turn != g.Turn) {
 				j.work = &work{turn: g.Turn, release: g.Release, fallback: g.Fallback, soak: g.Soak, step: stepSnapshot}
 				a.n.w.log("%s: turn %d begins: %s, fallback %q", t.id, g.Turn, g.Release, g.Fallback)
 			}
 		}
-	} else if !j.work.undo && j.goal(t) != j.work.turn {
+	} else if !j.work.undo && app.goal(t) != j.work.turn {
 		a.n.w.log("%s: turn %d is revoked", t.id, j.work.turn)
 		j.work.revoked = true
-		a.undo(app, rollout.Revoked, "revoked", "the coordinator took the turn back")
+		a.undo(t, rollout.Revoked, "revoked", "the coordinator took the turn back")
 	}
-	if j.work != nil && !l.busy {
-		a.step(app)
+	if j.work != nil && !a.busy[t.k] {
+		a.step(t)
 	}
 }
 
@@ -245,41 +273,41 @@ func (j *appJournal) goal(t *target) uint64 {
 // prepare fetches and builds what is asked for, shares it, or takes what another
 // node has built.
 func (a *agent) prepare(app int) {
-	j, l, t, w := a.journal.apps[app], a.lanes[app], a.n.targets[app], a.n.w
+	j, d, w := a.journal.apps[app], a.n.disks[app], a.n.w
 	want := j.want
 	id, attempt := want.Prepare, want.Attempt
-	there := t.has(id) && (want.Archive == "" || want.Archive == t.built[id])
-	if id == "" || l.preparing || (there && (!want.Share || j.shared == attempt)) ||
+	there := d.has(id) && (want.Archive == "" || want.Archive == d.built[id])
+	if id == "" || a.prep[app] || (there && (!want.Share || j.shared == attempt)) ||
 		(j.failure != nil && j.failure.Release == id && j.failure.Attempt == attempt) {
 		return
 	}
-	l.preparing, j.attempt = true, attempt
+	a.prep[app], j.attempt = true, attempt
 	a.after(w.between(time.Second, 12*time.Second), func() {
-		l.preparing = false
+		a.prep[app] = false
 		c := w.commit(app, id)
 		fail := func(fault rollout.Fault, reason rollout.Reason, text string) {
 			j.failure = &rollout.PrepareReport{Release: id, Attempt: attempt, Fault: fault, Reason: reason, Text: text}
 		}
 		reached := w.co.up && !a.n.cut()
 		switch {
-		case there && !t.has(id): // it was pruned meanwhile
+		case there && !d.has(id): // it was pruned meanwhile
 		case there && !reached:
 			fail(rollout.NodeFault, "share_failed", "the coordinator cannot be reached")
 		case there:
 			j.shared = attempt
-			w.co.archived(app, t.built[id])
+			w.co.archived(app, d.built[id])
 		case w.now < a.n.fullTil:
 			fail(rollout.NodeFault, "disk_full", "no space left")
 		case want.Archive != "" && (!reached || !slices.Contains(w.co.archives[app], want.Archive)):
 			fail(rollout.NodeFault, "archive_failed", "the coordinator does not hand it out")
-		case want.Archive != "" && t.has(id) && (t.link == id || t.running == id):
+		case want.Archive != "" && d.has(id) && slices.ContainsFunc(a.of(app), func(t *target) bool { return t.link == id || t.running == id }):
 			fail(rollout.NodeFault, "build_skew", "it runs a build of its own")
 		case want.Archive != "":
-			t.put(id, want.Archive)
+			d.put(id, want.Archive)
 		case c.bad == noBuild && c.on&(1<<a.n.index) != 0:
 			fail(rollout.ReleaseFault, "build_failed", "make: *** [all] Error 1")
-		case !t.has(id):
-			t.put(id, c.build())
+		case !d.has(id):
+			d.put(id, c.build())
 		}
 		a.advance(app)
 		a.changed()

@@ -24,9 +24,10 @@ type knowledge struct {
 	now    hearsay
 	runs   rollout.ReleaseID // the release that it truly ran when that was sent
 	missed bool              // it was said to serve since it was configured
+	last   bool              // it asked to be last
 }
 
-func (c *coordinator) knows(node, app int) *knowledge { return &c.told[node*c.w.plan.Apps+app] }
+func (c *coordinator) knows(t *target) *knowledge { return &c.told[t.n.index*len(t.n.targets)+t.k] }
 
 func (c *coordinator) forget() {
 	for i := range c.told {
@@ -37,9 +38,9 @@ func (c *coordinator) forget() {
 // learn takes note of a report that is about to be given to the engine.
 func (c *coordinator) learn(n *node, m message) {
 	for _, pr := range m.report {
-		for _, tr := range pr.Targets {
-			k := c.knows(n.index, appIndex(pr.App))
-			k.runs = tr.Release
+		for i, tr := range pr.Targets {
+			k := c.knows(n.target(appIndex(pr.App), i))
+			k.runs, k.last = tr.Release, tr.Last
 			switch {
 			case tr.Health == rollout.Unhealthy, tr.Rotation == rollout.RotationOut, tr.Rotation == rollout.RotationDraining:
 				k.now = outside
@@ -56,14 +57,18 @@ func (c *coordinator) learn(n *node, m message) {
 }
 
 // eachTarget visits the configured targets.
-func (c *coordinator) eachTarget(do func(i, app int, t *target)) {
-	for i, n := range c.w.nodes {
-		for app, t := range n.targets {
-			if c.config[i] {
-				do(i, app, t)
+func (c *coordinator) eachTarget(do func(t *target)) {
+	for _, n := range c.w.nodes {
+		for _, t := range n.targets {
+			if c.configured(t) {
+				do(t)
 			}
 		}
 	}
+}
+
+func (c *coordinator) configured(t *target) bool {
+	return c.config[t.n.index] && c.instances[t.instance]
 }
 
 // check looks at the state after a step.
@@ -100,6 +105,7 @@ func (c *coordinator) checkTurns(before *rollout.State, ev rollout.Event) {
 			continue // turned round: the same leave
 		}
 		c.checkLeave(t)
+		c.checkLast(t)
 	}
 	_, config := ev.(rollout.Configured)
 	turns := 0
@@ -118,8 +124,8 @@ func (c *coordinator) checkLeave(t *rollout.Target) {
 	var self *knowledge
 	var real *target
 	others, names := 0, ""
-	c.eachTarget(func(i, app int, o *target) {
-		k := c.knows(i, app)
+	c.eachTarget(func(o *target) {
+		k := c.knows(o)
 		if o.id == t.ID {
 			self, real = k, o
 			return
@@ -134,7 +140,7 @@ func (c *coordinator) checkLeave(t *rollout.Target) {
 		c.w.fail("max-unavailable", "%s got a turn, but nothing is known of it", t.ID)
 	}
 	if self.now == outside || !self.missed {
-		c.free[t.Turn], c.fallen[t.Turn] = true, !real.n.agent.out(real.app)
+		c.free[t.Turn], c.fallen[t.Turn] = true, !real.n.agent.out(real)
 		return
 	}
 	if others+1 > c.state.MaxUnavailable {
@@ -142,16 +148,44 @@ func (c *coordinator) checkLeave(t *rollout.Target) {
 	}
 }
 
-// out tells whether the agent took the app's target out and has not brought it
-// back.
-func (a *agent) out(app int) bool {
-	j, t := a.journal.apps[app], a.n.targets[app]
+// checkLast judges by what the engine was told that a target which asks to be
+// last leaves after all others of its rollout.
+func (c *coordinator) checkLast(t *rollout.Target) {
+	asks := func(k *knowledge) bool { return k.last && k.now == serving && k.missed }
+	order := c.state.App(t.App).Live.Order
+	asked := false
+	c.eachTarget(func(o *target) { asked = asked || o.id == t.ID && asks(c.knows(o)) })
+	if !asked {
+		return
+	}
+	c.eachTarget(func(o *target) {
+		st, k := c.state.Target(o.id), c.knows(o)
+		if o.id == t.ID || st.App != t.App || !slices.Contains(order, o.id) || asks(k) || k.now == silent {
+			return
+		}
+		switch st.Phase {
+		case rollout.TargetQuarantined, rollout.TargetUnreachable, rollout.TargetWaiting:
+			return
+		case rollout.TargetActive, rollout.TargetReverted:
+			if k.now != serving {
+				return // it went, and is down by itself now
+			}
+		}
+		if st.Turn != 0 || k.runs != t.Release {
+			c.w.fail("asked-to-be-last", "%s got turn %d before %s is through, and asks to be last", t.ID, t.Turn, o.id)
+		}
+	})
+}
+
+// out tells whether the agent took the target out and has not brought it back.
+func (a *agent) out(t *target) bool {
+	j := a.journal.targets[t.k]
 	return t.drained || (j.work != nil && j.work.step != stepSnapshot && j.work.step != stepDrain && j.work.step != stepSoak && !t.serves())
 }
 
 // turn is the one that the agent works on or has finished last.
-func (a *agent) turn(app int) uint64 {
-	switch j := a.journal.apps[app]; {
+func (a *agent) turn(t *target) uint64 {
+	switch j := a.journal.targets[t.k]; {
 	case j.work != nil:
 		return j.work.turn
 	case j.outcome != nil:
@@ -162,12 +196,12 @@ func (a *agent) turn(app int) uint64 {
 
 // checkDrain judges a drain by what is, at the moment when it begins.
 func (c *coordinator) checkDrain(t *target, turn uint64) {
-	if !t.serves() || c.free[turn] || !c.config[t.n.index] || t.strange {
+	if !t.serves() || c.free[turn] || !c.configured(t) || t.strange {
 		return
 	}
 	others, names := 0, ""
-	c.eachTarget(func(i, app int, o *target) {
-		if o != t && !o.strange && c.knows(i, app).missed && o.n.agent.out(app) && !c.fallen[o.n.agent.turn(app)] {
+	c.eachTarget(func(o *target) {
+		if o != t && !o.strange && c.knows(o).missed && o.n.agent.out(o) && !c.fallen[o.n.agent.turn(o)] {
 			others++
 			names += " " + string(o.id)
 		}
@@ -187,9 +221,9 @@ func (c *coordinator) checkHasRelease(t *rollout.Target) {
 	if r.Status != rollout.Rolling {
 		return
 	}
-	c.eachTarget(func(i, app int, o *target) {
+	c.eachTarget(func(o *target) {
 		st := c.state.Target(o.id)
-		if st.App != t.App || !slices.Contains(r.Order, o.id) || c.w.nodes[i].wiped != 0 {
+		if st.App != t.App || !slices.Contains(r.Order, o.id) || o.n.wiped != 0 {
 			return
 		}
 		if o.has(r.Release) {
@@ -216,8 +250,8 @@ func (c *coordinator) checkSameBuild(t *rollout.Target, o *target, r *rollout.Ro
 	}
 	for _, n := range c.w.nodes {
 		for _, x := range n.targets {
-			if x.id == t.ID && n.wiped == 0 && x.has(r.Release) && x.built[r.Release] != o.built[r.Release] {
-				c.w.fail("one-build", "%s got a turn to %s built as %s, and %s has %s", t.ID, r.Release, x.built[r.Release], o.id, o.built[r.Release])
+			if x.id == t.ID && n.wiped == 0 && x.has(r.Release) && x.built(r.Release) != o.built(r.Release) {
+				c.w.fail("one-build", "%s got a turn to %s built as %s, and %s has %s", t.ID, r.Release, x.built(r.Release), o.id, o.built(r.Release))
 			}
 		}
 	}
@@ -263,6 +297,9 @@ func (c *coordinator) checkApp(before *rollout.State, a *rollout.App) {
 	if r := a.Live; r != nil && r.Status == rollout.Rolling {
 		for _, id := range r.Order {
 			t, o := c.state.Target(id), before.Target(id)
+			if l := old.Live; l != nil && l.ID == r.ID && !slices.Contains(l.Order, id) {
+				c.late[r.ID] = append(c.late[r.ID], id) // a person took it in
+			}
 			if o != nil && o.Phase == rollout.TargetUnreachable && t.Phase != o.Phase && !c.returned(id, r) {
 				c.late[r.ID] = append(c.late[r.ID], id)
 			}
@@ -289,20 +326,14 @@ func (c *coordinator) checkFinished(a *rollout.App, r *rollout.Rollout) {
 	if a.Current != goal {
 		c.w.fail("finished-proved", "%s is %s, but the current release is %s, not %s", r.ID, r.Status, a.Current, goal)
 	}
-	for i, n := range c.w.nodes {
-		for app, t := range n.targets {
-			if !c.config[i] || appName(app) != a.Name || !slices.Contains(r.Order, t.id) {
-				continue
-			}
-			k := c.knows(i, app)
-			if k.now == serving && k.runs == goal {
-				continue
-			}
-			if !strings.Contains(r.Text, n.name+" is ") && !strings.Contains(r.Text, n.name+" was ") {
-				c.w.fail("finished-proved", "%s is %s (%s), but %s is not known to serve %s, and is not named", r.ID, r.Status, r.Text, t.id, goal)
-			}
+	c.eachTarget(func(t *target) {
+		if k := c.knows(t); appName(t.app) != a.Name || !slices.Contains(r.Order, t.id) || (k.now == serving && k.runs == goal) {
+			return
 		}
-	}
+		if !strings.Contains(r.Text, t.place()+" is ") && !strings.Contains(r.Text, t.place()+" was ") {
+			c.w.fail("finished-proved", "%s is %s (%s), but %s is not known to serve %s, and is not named", r.ID, r.Status, r.Text, t.id, goal)
+		}
+	})
 }
 
 // checkChange judges how a rollout's record may change.

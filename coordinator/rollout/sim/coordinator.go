@@ -26,6 +26,8 @@ type coordinator struct {
 	records []rollout.Rollout // the newest of each rollout
 	index   map[rollout.RolloutID]int
 	config  []bool // nodes that are configured
+	// instances that are configured, of every app on every node.
+	instances []bool
 	// archives are the digests of each app's built files.
 	archives [][]string
 	turns    int
@@ -37,7 +39,7 @@ type coordinator struct {
 	heard  []time.Duration
 	newest []order
 	poll   []time.Duration // until when the node waits for news
-	told   []knowledge     // of each target, in the order of nodes and apps
+	told   []knowledge     // of each target, in the order of nodes
 	timer  int
 	crash  bool
 	crashL bool
@@ -55,8 +57,11 @@ func newCoordinator(w *world) *coordinator {
 	for range w.nodes {
 		c.config = append(c.config, true)
 	}
+	for range w.plan.Instances {
+		c.instances = append(c.instances, true)
+	}
 	c.archives = make([][]string, w.plan.Apps)
-	c.told = make([]knowledge, len(w.nodes)*w.plan.Apps)
+	c.told = make([]knowledge, len(w.nodes)*w.plan.Apps*w.plan.Instances)
 	return c
 }
 
@@ -133,19 +138,23 @@ func (c *coordinator) configure() {
 				cfg.Nodes = append(cfg.Nodes, n.name)
 			}
 		}
+		for k, in := range c.instances {
+			if in && w.plan.Instances > 1 {
+				cfg.Instances = append(cfg.Instances, w.plan.instanceName(k))
+			}
+		}
 		if !slices.Contains(cfg.Nodes, cfg.Policy.Builder) {
 			cfg.Policy.Builder = "" // a fleet file that names no node of the app is refused
 		}
 		ev.Apps = append(ev.Apps, cfg)
 	}
-	for i, n := range w.nodes {
-		for app, t := range n.targets {
-			if k := c.knows(i, app); c.config[i] && c.state.Target(t.id) == nil {
-				k.missed = false
-				t.strange = n.agent.out(app) || n.agent.journal.apps[app].work != nil
-			}
+	c.eachTarget(func(t *target) {
+		if c.state.Target(t.id) == nil {
+			c.knows(t).missed = false
+			a := t.n.agent
+			t.strange = a.out(t) || a.journal.targets[t.k].work != nil
 		}
-	}
+	})
 	c.handle(ev)
 }
 
@@ -194,8 +203,8 @@ func (c *coordinator) watch(life int) {
 	for i, n := range w.nodes {
 		if c.config[i] && w.now >= c.heard[i]+patience && c.heard[i] >= 0 {
 			c.heard[i] = -1
-			for app := range n.targets {
-				c.knows(i, app).now = silent
+			for _, t := range n.targets {
+				c.knows(t).now = silent
 			}
 			c.handle(rollout.NodeLost{At: w.time(), Node: n.name})
 			if !c.up {
@@ -226,7 +235,7 @@ func (c *coordinator) receive(n *node, m message) {
 	if !up {
 		return
 	}
-	for app := range n.targets {
+	for app := range w.plan.Apps {
 		held := uint64(0)
 		for _, pr := range m.report {
 			if pr.App == appName(app) {

@@ -33,6 +33,7 @@
 // # Checks
 //
 //   - max-unavailable, turn-number, turn-held: turns, by both standards above.
+//   - asked-to-be-last: who asks for it leaves after all others, unless it is out.
 //   - prepared-first: no turn before every node that takes part holds the release.
 //   - one-build: where one node builds for all, all get turns to the same files.
 //   - finished-proved: what ends well serves the right release everywhere, by the

@@ -21,7 +21,7 @@ func (w *world) finish() {
 	w.awayTil = 0
 	w.co.crash = false
 	for _, n := range w.nodes {
-		n.cutTil, n.fullTil, n.agent.crashS = 0, 0, ""
+		n.cutTil, n.fullTil, n.lastTil, n.agent.crashS = 0, 0, 0, ""
 		n.powerOn()
 		n.agent.start()
 		for _, t := range n.targets {
@@ -143,12 +143,12 @@ func (c *coordinator) checkSettled(final bool) {
 		}
 	}
 	allServe := true
-	c.eachTarget(func(i, app int, t *target) {
-		live := c.state.App(appName(app)).Live
-		allServe = allServe && (t.serves() || (!c.knows(i, app).missed && live == nil))
+	c.eachTarget(func(t *target) {
+		live := c.state.App(appName(t.app)).Live
+		allServe = allServe && (t.serves() || (!c.knows(t).missed && live == nil))
 	})
-	c.eachTarget(func(i, app int, t *target) {
-		a, st := c.state.App(appName(app)), c.state.Target(t.id)
+	c.eachTarget(func(t *target) {
+		a, st := c.state.App(appName(t.app)), c.state.Target(t.id)
 		if a.Live != nil {
 			if final {
 				c.w.fail("liveness", "%s is still %s:\n%s", a.Live.ID, a.Live.Status, describe(&c.state))
@@ -162,7 +162,7 @@ func (c *coordinator) checkSettled(final bool) {
 			return
 		}
 		cur := a.Release(a.Current)
-		if cur.Bad == nil && !(t.serves() && t.running == a.Current) && !c.w.commit(app, a.Current).sick(i) {
+		if cur.Bad == nil && !(t.serves() && t.running == a.Current) && !c.w.commit(t.app, a.Current).sick(t.n.index) {
 			c.w.fail("nobody-in-charge", "%s is %s, runs %q (drained %t), and should serve %s; nobody is at it:\n%s",
 				t.id, st.Phase, t.running, t.drained, a.Current, describe(&c.state))
 		}
@@ -205,8 +205,8 @@ func (c *coordinator) checkRecovered(app int) {
 		c.w.fail("recovers", "a good release is not everywhere in the end:\n%s", describe(&c.state))
 		return
 	}
-	c.eachTarget(func(i, k int, t *target) {
-		if k == app && !(t.serves() && t.running == want.id) {
+	c.eachTarget(func(t *target) {
+		if t.app == app && !(t.serves() && t.running == want.id) {
 			c.w.fail("recovers", "%s does not serve %s in the end", t.id, want.id)
 		}
 	})

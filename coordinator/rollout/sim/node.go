@@ -2,6 +2,7 @@ package sim
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
@@ -17,21 +18,20 @@ type node struct {
 	cutTil  time.Duration
 	fullTil time.Duration // the disk
 	wiped   time.Duration // when its disk was last replaced, 0: never
+	lastTil time.Duration // it asks to be last
 	agent   *agent
-	targets []*target
+	disks   []*disk   // of each app
+	targets []*target // app by app, and instance by instance
 }
 
 // target is one instance of an app, and how it stands in its balancer.
 type target struct {
-	n    *node
-	app  int
-	id   rollout.TargetID
-	disk []rollout.ReleaseID // complete releases
-	// built are the digests of the files of what is, or was, on the disk, and
-	// changes counts how often that changed.
-	built   map[rollout.ReleaseID]string
-	changes int
-	link    rollout.ReleaseID // what the unit starts
+	n        *node
+	k        int // its place among its node's targets
+	app      int
+	instance int
+	id       rollout.TargetID
+	link     rollout.ReleaseID // what the unit starts
 
 	running rollout.ReleaseID // "" while nothing runs
 	since   time.Duration     // when it was started
@@ -51,11 +51,19 @@ type target struct {
 func newNode(w *world, i int) *node {
 	n := &node{w: w, index: i, name: nodeName(i), powered: true}
 	for app := range w.plan.Apps {
-		n.targets = append(n.targets, &target{n: n, app: app, id: rollout.TargetName(appName(app), n.name), built: map[rollout.ReleaseID]string{}})
+		n.disks = append(n.disks, &disk{built: map[rollout.ReleaseID]string{}})
+		for k := range w.plan.Instances {
+			n.targets = append(n.targets, &target{
+				n: n, k: len(n.targets), app: app, instance: k,
+				id: rollout.TargetName(appName(app), n.name, w.plan.instanceName(k)),
+			})
+		}
 	}
 	n.agent = newAgent(n)
 	return n
 }
+
+func (n *node) asksToBeLast() bool { return n.w.now < n.lastTil }
 
 func (n *node) cut() bool { return !n.powered || n.w.now < n.cutTil }
 
@@ -128,16 +136,35 @@ func (t *target) restart() {
 
 func (t *target) stop() { t.running = "" }
 
-// put writes a release to the disk, in the place of other files of it.
-func (t *target) put(id rollout.ReleaseID, digest string) {
-	if !t.has(id) {
-		t.disk = append(slices.Clone(t.disk), id)
-	}
-	t.built[id] = digest
-	t.changes++
+func (t *target) has(id rollout.ReleaseID) bool { return t.n.disks[t.app].has(id) }
+
+func (t *target) built(id rollout.ReleaseID) string { return t.n.disks[t.app].built[id] }
+
+// place is the target's name within its app.
+func (t *target) place() string { return strings.TrimPrefix(string(t.id), appName(t.app)+"@") }
+
+// target is the instance of an app on the node.
+func (n *node) target(app, instance int) *target { return n.targets[app*n.w.plan.Instances+instance] }
+
+// disk is what a node holds of one app.
+type disk struct {
+	releases []rollout.ReleaseID // complete ones
+	// built are the digests of the files of what is, or was, on the disk, and
+	// changes counts how often that changed.
+	built   map[rollout.ReleaseID]string
+	changes int
 }
 
-func (t *target) has(id rollout.ReleaseID) bool { return slices.Contains(t.disk, id) }
+func (d *disk) has(id rollout.ReleaseID) bool { return slices.Contains(d.releases, id) }
+
+// put writes a release to the disk, in the place of other files of it.
+func (d *disk) put(id rollout.ReleaseID, digest string) {
+	if !d.has(id) {
+		d.releases = append(slices.Clone(d.releases), id)
+	}
+	d.built[id] = digest
+	d.changes++
+}
 
 // powerOff ends everything on the node at once.
 func (n *node) powerOff() {
@@ -167,7 +194,10 @@ func (n *node) wipe() {
 	n.powerOff()
 	n.wiped = n.w.now
 	n.agent.journal = newJournal(n)
+	for _, d := range n.disks {
+		d.releases, d.built = nil, map[rollout.ReleaseID]string{}
+	}
 	for _, t := range n.targets {
-		t.disk, t.link, t.built = nil, "", map[rollout.ReleaseID]string{}
+		t.link = ""
 	}
 }

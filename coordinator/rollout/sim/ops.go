@@ -12,7 +12,7 @@ import (
 func (w *world) apply(o Op) {
 	w.log("> %s", o)
 	n, app := w.nodes[o.Node], appName(o.App)
-	t := n.targets[o.App]
+	t := n.target(o.App, o.Inst)
 	switch o.Kind {
 	case OpPush:
 		c := w.newCommit(o.App, w.head[o.App], o.Bad, o.On)
@@ -56,6 +56,10 @@ func (w *world) apply(o Op) {
 		w.request(rollout.UnholdRequested{At: w.time(), App: app, By: "ann"})
 	case OpRemoveNode, OpAddNode:
 		w.setNode(o.Node, o.Kind == OpAddNode)
+	case OpRemoveInst, OpAddInst:
+		w.setInstance(o.Inst, o.Kind == OpAddInst)
+	case OpLast:
+		n.lastTil = w.now + o.For
 	case OpAgentCrash:
 		n.agent.crash()
 		w.after(o.For, n.agent.start)
@@ -121,6 +125,21 @@ func (w *world) setNode(i int, in bool) {
 	c.config[i] = in
 	if in {
 		c.heard[i] = w.now
+	}
+	c.configure()
+}
+
+// setInstance adds an instance of every app on every node to the configuration,
+// or takes it out.
+func (w *world) setInstance(k int, in bool) {
+	c := w.co
+	if c.instances[k] == in || !c.up {
+		return
+	}
+	c.instances[k] = in
+	if !slices.Contains(c.instances, true) {
+		c.instances[k] = true
+		return
 	}
 	c.configure()
 }

@@ -13,6 +13,7 @@ type Plan struct {
 	Seed           uint64
 	Nodes          int
 	Apps           int
+	Instances      int // of each app on each node
 	MaxUnavailable int
 	Retries        int
 	AutoRollback   bool
@@ -44,6 +45,8 @@ const (
 	OpUnhold     OpKind = "unhold"
 	OpRemoveNode OpKind = "remove-node"
 	OpAddNode    OpKind = "add-node"
+	OpRemoveInst OpKind = "remove-instance" // on every node, of every app
+	OpAddInst    OpKind = "add-instance"
 
 	OpAgentCrash  OpKind = "agent-crash"
 	OpCrashAtStep OpKind = "agent-crash-at-step"
@@ -59,6 +62,7 @@ const (
 	OpForget      OpKind = "balancer-forgets"
 	OpAppCrash    OpKind = "app-crash"
 	OpArchives    OpKind = "archives-lost"
+	OpLast        OpKind = "asks-to-be-last"
 )
 
 // Op is one operation of a plan.
@@ -67,6 +71,7 @@ type Op struct {
 	Kind OpKind
 	Node int
 	App  int
+	Inst int           // which instance
 	For  time.Duration // how long the fault lasts
 	Back int           // how many commits before the head
 	Bad  badness       // of a pushed commit
@@ -114,6 +119,24 @@ func NewPlan(seed uint64) Plan {
 	for range 3 + r.IntN(14) {
 		p.Ops = append(p.Ops, randomOp(r, &p))
 	}
+	// Drawn apart, so that a plan without instances is what it always was.
+	r = rand.New(rand.NewPCG(seed, 0x1257))
+	p.Instances = []int{1, 1, 2, 3}[r.IntN(4)]
+	for i := range p.Ops {
+		p.Ops[i].Inst = r.IntN(p.Instances)
+	}
+	if p.Instances > 1 && r.IntN(3) == 0 {
+		at, inst := p.randomTime(r), r.IntN(p.Instances)
+		p.Ops = append(p.Ops, Op{At: at, Kind: OpRemoveInst, Inst: inst})
+		if r.IntN(2) == 0 {
+			p.Ops = append(p.Ops, Op{At: at + time.Duration(r.IntN(90))*time.Second, Kind: OpAddInst, Inst: inst})
+		}
+	}
+	if r.IntN(2) == 0 {
+		for range 1 + r.IntN(3) {
+			p.Ops = append(p.Ops, Op{At: p.randomTime(r), Kind: OpLast, Node: r.IntN(p.Nodes), For: time.Duration(20+r.IntN(300)) * time.Second})
+		}
+	}
 	slices.SortStableFunc(p.Ops, func(a, b Op) int { return int(a.At - b.At) })
 	return p
 }
@@ -130,6 +153,11 @@ var weights = []struct {
 	{OpArchives, 5},
 }
 
+// randomTime is an instant before everything heals.
+func (p *Plan) randomTime(r *rand.Rand) time.Duration {
+	return 20*time.Second + time.Duration(r.Int64N(int64(p.Faulty-20*time.Second))).Truncate(100*time.Millisecond)
+}
+
 func randomOp(r *rand.Rand, p *Plan) Op {
 	total := 0
 	for _, w := range weights {
@@ -143,7 +171,7 @@ func randomOp(r *rand.Rand, p *Plan) Op {
 			break
 		}
 	}
-	op.At = 20*time.Second + time.Duration(r.Int64N(int64(p.Faulty-20*time.Second))).Truncate(100*time.Millisecond)
+	op.At = p.randomTime(r)
 	switch op.Kind {
 	case OpPush, OpForcePush:
 		op.Vary = r.IntN(3) == 0
@@ -174,8 +202,8 @@ func randomOp(r *rand.Rand, p *Plan) Op {
 // String renders the plan as a script that can be read.
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d nodes, %d apps, max_unavailable %d, retries %d, auto_rollback %t, canary %t\n",
-		p.Seed, p.Nodes, p.Apps, p.MaxUnavailable, p.Retries, p.AutoRollback, p.Canary)
+	fmt.Fprintf(&b, "seed %d: %d nodes, %d apps, %d instances each, max_unavailable %d, retries %d, auto_rollback %t, canary %t\n",
+		p.Seed, p.Nodes, p.Apps, p.Instances, p.MaxUnavailable, p.Retries, p.AutoRollback, p.Canary)
 	if p.BuildOnce {
 		on := "first"
 		if p.Builder >= 0 {
@@ -214,7 +242,9 @@ func (o Op) String() string {
 	case OpCrashAtStep:
 		s += " " + nodeName(o.Node) + when(o.Late) + string(o.Step)
 	case OpAppCrash, OpLie, OpStale, OpForget, OpRefuse:
-		s += " " + appName(o.App) + "@" + nodeName(o.Node)
+		s += fmt.Sprintf(" %s@%s, instance %d", appName(o.App), nodeName(o.Node), o.Inst)
+	case OpRemoveInst, OpAddInst:
+		s += fmt.Sprintf(" %d", o.Inst)
 	default:
 		s += " " + nodeName(o.Node)
 	}
@@ -232,5 +262,13 @@ func when(late bool) string {
 }
 
 func nodeName(i int) string { return fmt.Sprintf("web%d", i+1) }
+
+// instanceName is "" where there is only one.
+func (p Plan) instanceName(k int) string {
+	if p.Instances == 1 {
+		return ""
+	}
+	return fmt.Sprint(8000 + k)
+}
 
 func appName(i int) string { return []string{"shop", "mail"}[i] }

@@ -35,6 +35,7 @@ func Shrink(p Plan, v *Violation, runs int) (Plan, *Violation) {
 			func(q *Plan) { q.Late = 0 },
 			func(q *Plan) { q.Canary = false },
 			func(q *Plan) { q.Apps = 1 },
+			func(q *Plan) { q.Instances = 1 },
 			func(q *Plan) { q.Nodes-- },
 		} {
 			q := p
@@ -48,7 +49,7 @@ func Shrink(p Plan, v *Violation, runs int) (Plan, *Violation) {
 	}
 }
 
-// fits tells whether every operation is of a node and an app that exist.
+// fits tells whether every operation is of a node, an app, and an instance that exist.
 func (p Plan) fits() bool {
-	return p.Nodes > 0 && !slices.ContainsFunc(p.Ops, func(o Op) bool { return o.Node >= p.Nodes || o.App >= p.Apps })
+	return p.Nodes > 0 && !slices.ContainsFunc(p.Ops, func(o Op) bool { return o.Node >= p.Nodes || o.App >= p.Apps || o.Inst >= p.Instances })
 }

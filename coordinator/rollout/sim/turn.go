@@ -66,10 +66,10 @@ type work struct {
 
 // step takes the next step of the turn: it is begun, done after a while, and
 // journaled a moment later, so that a crash can fall between any two of these.
-func (a *agent) step(app int) {
-	j, l, w := a.journal.apps[app], a.lanes[app], a.n.w
+func (a *agent) step(t *target) {
+	j, w := a.journal.targets[t.k], a.n.w
 	s := j.work.step
-	l.busy = true
+	a.busy[t.k] = true
 	if a.crashes(s, false) {
 		return
 	}
@@ -81,19 +81,19 @@ func (a *agent) step(app int) {
 		d = startup + w.between(0, 2*time.Second)
 	}
 	a.after(d, func() {
-		then := a.act(app, s)
+		then := a.act(t, s)
 		if a.crashes(s, true) {
 			return
 		}
 		a.after(10*time.Millisecond, func() {
-			l.busy = false
+			a.busy[t.k] = false
 			if wk := j.work; wk.step == s && then != s {
 				wk.step, wk.waited = then, 0
 			}
 			if j.work.step == done {
-				a.finishTurn(app)
+				a.finishTurn(t)
 			}
-			a.advance(app)
+			a.advance(t.app)
 			a.changed()
 		})
 	})
@@ -113,8 +113,8 @@ func (a *agent) crashes(s step, late bool) bool {
 
 // act does the step and returns the one that comes then: the same one again if
 // what it waits for is not so yet.
-func (a *agent) act(app int, s step) step {
-	j, t, w := a.journal.apps[app], a.n.targets[app], a.n.w
+func (a *agent) act(t *target, s step) step {
+	j, w := a.journal.targets[t.k], a.n.w
 	wk := j.work
 	if wk.step != s {
 		return wk.step
@@ -124,27 +124,27 @@ func (a *agent) act(app int, s step) step {
 	case stepDrain:
 		switch {
 		case w.now < t.refuses:
-			return a.undo(app, rollout.NodeFault, "balancer_refused", "the balancer refuses to drain it")
+			return a.undo(t, rollout.NodeFault, "balancer_refused", "the balancer refuses to drain it")
 		case away:
-			return a.undo(app, rollout.NodeFault, "balancer_failed", "the balancer does not answer")
+			return a.undo(t, rollout.NodeFault, "balancer_failed", "the balancer does not answer")
 		}
 		a.drain(t, wk)
 	case stepSwitch:
 		if !t.has(wk.release) {
-			return a.undo(app, rollout.NodeFault, "release_missing", "the release is not on the disk")
+			return a.undo(t, rollout.NodeFault, "release_missing", "the release is not on the disk")
 		}
 		t.link, wk.switched = wk.release, true
 	case stepRestart:
 		t.restart()
 		if t.running == "" {
-			return a.undo(app, rollout.ReleaseFault, "start_failed", "the unit does not start")
+			return a.undo(t, rollout.ReleaseFault, "start_failed", "the unit does not start")
 		}
 	case stepVerify:
 		if t.running != wk.release || !t.healthy() {
 			if wk.patient(12*time.Second, 2*time.Second) {
 				return s
 			}
-			return a.undo(app, rollout.ReleaseFault, "unhealthy", "no health check passed in 12s")
+			return a.undo(t, rollout.ReleaseFault, "unhealthy", "no health check passed in 12s")
 		}
 	case stepRejoin:
 		if t.running != wk.release || !t.healthy() {
@@ -157,11 +157,11 @@ func (a *agent) act(app int, s step) step {
 			if wk.patient(20*time.Second, 2*time.Second) {
 				return s
 			}
-			return a.undo(app, rollout.NodeFault, "rejoin_timeout", "the balancer does not call it healthy")
+			return a.undo(t, rollout.NodeFault, "rejoin_timeout", "the balancer does not call it healthy")
 		}
 	case stepSoak:
 		if t.running != wk.release || !t.healthy() {
-			return a.undo(app, rollout.ReleaseFault, "soak_failed", "it became unhealthy in rotation")
+			return a.undo(t, rollout.ReleaseFault, "soak_failed", "it became unhealthy in rotation")
 		}
 		if t.says() != rollout.RotationIn {
 			return stepRejoin
@@ -230,10 +230,10 @@ func (a *agent) rejoin(t *target, id rollout.ReleaseID) {
 }
 
 // undo turns the turn round.
-func (a *agent) undo(app int, fault rollout.Fault, reason rollout.Reason, text string) step {
-	wk := a.journal.apps[app].work
+func (a *agent) undo(t *target, fault rollout.Fault, reason rollout.Reason, text string) step {
+	wk := a.journal.targets[t.k].work
 	if !wk.undo {
-		a.n.w.log("%s: turn %d is undone: %s", a.n.targets[app].id, wk.turn, text)
+		a.n.w.log("%s: turn %d is undone: %s", t.id, wk.turn, text)
 		wk.undo, wk.fault, wk.reason, wk.text, wk.waited = true, fault, reason, text, 0
 	}
 	wk.step = undoDrain
@@ -241,8 +241,8 @@ func (a *agent) undo(app int, fault rollout.Fault, reason rollout.Reason, text s
 }
 
 // finishTurn journals the outcome of the turn.
-func (a *agent) finishTurn(app int) {
-	j, t := a.journal.apps[app], a.n.targets[app]
+func (a *agent) finishTurn(t *target) {
+	j := a.journal.targets[t.k]
 	wk := j.work
 	o := &rollout.Outcome{Turn: wk.turn, OK: !wk.undo}
 	if wk.undo {
