@@ -6,6 +6,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/broker"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/caddy"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean"
@@ -17,8 +18,8 @@ import (
 
 // product is what the coordinator knows of one type of balancer.
 type product struct {
-	// open makes the provider for one target.
-	open func(b *config.Balancer, server string) (lbclient.Provider, error)
+	// open makes the provider for one target on a node.
+	open func(b *config.Balancer, node, server string) (lbclient.Provider, error)
 	// sameView and readsPerSecond are as in [broker.Balancer].
 	sameView       bool
 	readsPerSecond float64
@@ -31,35 +32,35 @@ const cloudReads = 2
 // products are the types of balancers to which the coordinator can speak.
 var products = map[string]product{
 	"haproxy": {
-		open: func(b *config.Balancer, server string) (lbclient.Provider, error) {
+		open: func(b *config.Balancer, _, server string) (lbclient.Provider, error) {
 			return haproxy.New(haproxy.Config{Name: b.Name, Endpoints: b.HAProxy.Endpoints, Backends: b.HAProxy.Backends, Server: server})
 		},
 		sameView: true,
 	},
-	"nginx": {open: func(b *config.Balancer, server string) (lbclient.Provider, error) {
+	"nginx": {open: func(b *config.Balancer, _, server string) (lbclient.Provider, error) {
 		n := b.Nginx
 		return nginx.New(nginx.Config{
 			Name: b.Name, Server: server, File: n.File, Upstreams: n.Upstreams, PIDFile: n.PIDFile, Test: n.Test, Reload: n.Reload,
 		})
 	}},
-	"caddy": {open: func(b *config.Balancer, server string) (lbclient.Provider, error) {
+	"caddy": {open: func(b *config.Balancer, _, server string) (lbclient.Provider, error) {
 		return caddy.New(caddy.Config{Name: b.Name, Server: server, Endpoint: b.Caddy.Endpoint, Handlers: b.Caddy.Handlers, Parked: b.Caddy.Parked})
 	}},
-	"exec": {open: func(b *config.Balancer, server string) (lbclient.Provider, error) {
-		return exec.New(exec.Config{Name: b.Name, Node: nodeOf(b, server), Server: server, Command: b.Exec.Command})
+	"exec": {open: func(b *config.Balancer, node, server string) (lbclient.Provider, error) {
+		return exec.New(exec.Config{Name: b.Name, Node: node, Server: server, Command: b.Exec.Command})
 	}},
 	"hetzner":      {open: openHetzner, readsPerSecond: cloudReads},
 	"digitalocean": {open: openDigitalOcean, readsPerSecond: cloudReads},
 }
 
-func openHetzner(b *config.Balancer, server string) (lbclient.Provider, error) {
+func openHetzner(b *config.Balancer, node, server string) (lbclient.Provider, error) {
 	h := b.Hetzner
 	c := hetzner.Config{
 		Name: b.Name, LoadBalancer: h.LoadBalancer, Token: string(h.Token.Bytes()), Endpoint: h.Endpoint,
-		Server: server, Mode: hetzner.Mode(h.Mode), IP: h.IPs[nodeOf(b, server)], Names: map[string]string{},
+		Server: server, Mode: hetzner.Mode(h.Mode), IP: h.IPs[node], Names: map[string]string{},
 	}
 	for node, ip := range h.IPs {
-		c.Names[ip] = b.Server(node)
+		c.Names[ip] = b.Server(config.Place{Node: node})
 	}
 	if g := b.Gate; g != nil {
 		c.GatePort, c.GatePath, c.GateStatus = g.Port, g.Path, g.Refusal
@@ -67,7 +68,7 @@ func openHetzner(b *config.Balancer, server string) (lbclient.Provider, error) {
 	return hetzner.New(c)
 }
 
-func openDigitalOcean(b *config.Balancer, server string) (lbclient.Provider, error) {
+func openDigitalOcean(b *config.Balancer, _, server string) (lbclient.Provider, error) {
 	d := b.DigitalOcean
 	c := digitalocean.Config{
 		Name: b.Name, LoadBalancer: d.LoadBalancer, Token: string(d.Token.Bytes()), Endpoint: d.Endpoint,
@@ -79,11 +80,22 @@ func openDigitalOcean(b *config.Balancer, server string) (lbclient.Provider, err
 	return digitalocean.New(c)
 }
 
-// nodeOf is the node whose target the balancer knows by the name.
-func nodeOf(b *config.Balancer, server string) string {
-	for node, s := range b.Servers {
+// nodeOf is the node whose target a balancer knows by the name; the name itself
+// when it is that of a target which the configuration names no more.
+func nodeOf(f *config.Fleet, b *config.Balancer, server string) string {
+	for _, a := range f.Apps {
+		if a.Balancer != b {
+			continue
+		}
+		for _, p := range a.Places() {
+			if b.Server(p) == server {
+				return p.Node
+			}
+		}
+	}
+	for p, s := range b.Servers {
 		if s == server {
-			return node
+			return p.Node
 		}
 	}
 	return server
@@ -104,17 +116,18 @@ func newBroker(f *config.Fleet, engine broker.Engine, log *slog.Logger) (*broker
 		}
 		cfg.Balancers = append(cfg.Balancers, broker.Balancer{
 			Name: b.Name, MinHealthy: b.MinHealthy, SameView: p.sameView, ReadsPerSecond: p.readsPerSecond,
-			Server: b.Server, WayBackOnly: left,
-			Open: func(server string) (lbclient.Provider, error) { return p.open(b, server) },
+			WayBackOnly: left,
+			Server:      func(node, instance string) string { return b.Server(config.Place{Node: node, Instance: instance}) },
+			Open:        func(server string) (lbclient.Provider, error) { return p.open(b, nodeOf(f, b, server), server) },
 		})
 	}
 	for _, a := range f.Apps {
 		if a.Balancer == nil {
 			continue
 		}
-		servers := map[string]string{}
-		for _, n := range a.Nodes {
-			servers[n] = a.Server(n)
+		servers := map[rollout.TargetID]string{}
+		for _, p := range a.Places() {
+			servers[rollout.TargetName(a.Name, p.Node, p.Instance)] = a.Server(p)
 		}
 		cfg.Apps = append(cfg.Apps, broker.App{Name: a.Name, Balancer: a.Balancer.Name, Servers: servers})
 	}

@@ -28,7 +28,7 @@ func TestEveryBalancerOfAValidFileCanBeSpokenTo(t *testing.T) {
 			continue
 		}
 		for _, n := range a.Nodes {
-			lb, err := p.open(b, a.Server(n))
+			lb, err := p.open(b, n, a.Server(config.Place{Node: n}))
 			if err != nil {
 				t.Errorf("%s: %v", b.Name, err)
 				continue
@@ -36,8 +36,9 @@ func TestEveryBalancerOfAValidFileCanBeSpokenTo(t *testing.T) {
 			lb.Close()
 			opened[b.Type] = true
 		}
-		if got := nodeOf(b, a.Server("web2")); got != "web2" {
-			t.Errorf("%s: %s stands for %s, want web2", b.Name, a.Server("web2"), got)
+		server := a.Server(config.Place{Node: "web2"})
+		if got := nodeOf(f, b, server); got != "web2" {
+			t.Errorf("%s: %s stands for %s, want web2", b.Name, server, got)
 		}
 	}
 	for typ := range products {

@@ -27,7 +27,7 @@ func TestNoBalancerIsRemovedInMidTurn(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer st.Close()
-		state := rollout.State{Pool: "edge", Targets: []rollout.Target{{ID: rollout.TargetName("hello", node), App: "hello", Node: node, Turn: turn}}}
+		state := rollout.State{Pool: "edge", Targets: []rollout.Target{{ID: rollout.TargetName("hello", node, ""), App: "hello", Node: node, Turn: turn}}}
 		if _, err := st.Commit(t.Context(), store.Commit{State: state, Event: rollout.Tick{At: time.Now().UTC()}}); err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/httpapi"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/mirror"
@@ -20,7 +21,7 @@ func pools(f *config.Fleet) []rollout.Configured {
 	for _, p := range f.Pools() {
 		c := rollout.Configured{Pool: p.Name, MaxUnavailable: p.MaxUnavailable}
 		for _, a := range p.Apps {
-			c.Apps = append(c.Apps, rollout.AppConfig{Name: a.Name, Nodes: a.Nodes, Revision: f.Revision(a), Policy: policy(a)})
+			c.Apps = append(c.Apps, rollout.AppConfig{Name: a.Name, Nodes: a.Nodes, Instances: a.Instances, Revision: f.Revision(a), Policy: policy(a)})
 		}
 		ps = append(ps, c)
 	}
@@ -84,10 +85,14 @@ func httpApps(f *config.Fleet) []httpapi.App {
 	var apps []httpapi.App
 	for _, a := range f.Apps {
 		places := map[string]httpapi.Place{}
-		for _, n := range a.Nodes {
-			places[n] = httpapi.Place{Spec: a.Spec(f.Node(n)), Server: a.Server(n)}
+		for _, p := range a.Places() {
+			n := f.Node(p.Node)
+			if _, ok := places[p.Node]; !ok {
+				places[p.Node] = httpapi.Place{Spec: a.Spec(n), Goals: map[string]api.Goal{}}
+			}
+			places[p.Node].Goals[p.Instance] = a.Goal(n, p.Instance)
 		}
-		apps = append(apps, httpapi.App{Name: a.Name, KeepReleases: a.KeepReleases, Places: places, Recipe: a.Recipe()})
+		apps = append(apps, httpapi.App{Name: a.Name, KeepReleases: a.KeepReleases, Places: places, Recipe: a.Recipe(), LastIf: a.LastIf})
 	}
 	return apps
 }

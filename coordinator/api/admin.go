@@ -35,13 +35,14 @@ type Pause struct {
 
 // RolloutTarget is one target of a rollout, in rollout order.
 type RolloutTarget struct {
-	Target string     `json:"target"`
-	Node   string     `json:"node"`
-	Phase  string     `json:"phase"` // waiting, preparing, prepared, activating, active, reverting, reverted, quarantined, unreachable
-	Step   string     `json:"step,omitempty"`
-	Since  *time.Time `json:"since,omitempty"` // of the step
-	Reason string     `json:"reason,omitempty"`
-	Text   string     `json:"text,omitempty"`
+	Target   string     `json:"target"`
+	Node     string     `json:"node"`
+	Instance string     `json:"instance,omitempty"` // which of the app's on its node; "" when it is the only one
+	Phase    string     `json:"phase"`              // waiting, preparing, prepared, activating, active, reverting, reverted, quarantined, unreachable
+	Step     string     `json:"step,omitempty"`
+	Since    *time.Time `json:"since,omitempty"` // of the step
+	Reason   string     `json:"reason,omitempty"`
+	Text     string     `json:"text,omitempty"`
 }
 
 // ReleaseRef names a release for a reader.
@@ -88,8 +89,11 @@ type AppStatus struct {
 
 // TargetStatus is one target at a glance.
 type TargetStatus struct {
-	Target    string      `json:"target"`
-	Node      string      `json:"node"`
+	Target   string `json:"target"`
+	Node     string `json:"node"`
+	Instance string `json:"instance,omitempty"`
+	// Last: it asks to leave after all others in the rollout that is live.
+	Last      bool        `json:"last,omitempty"`
 	Reachable bool        `json:"reachable"`
 	LastSeen  *time.Time  `json:"last_seen,omitempty"`
 	Agent     string      `json:"agent,omitempty"` // version
@@ -194,6 +198,7 @@ type Plan struct {
 type PlanStep struct {
 	Target   string   `json:"target"`
 	Node     string   `json:"node"`
+	Instance string   `json:"instance,omitempty"`
 	Release  string   `json:"release,omitempty"` // that runs there now
 	Rotation Rotation `json:"rotation"`
 	Health   Health   `json:"health"`

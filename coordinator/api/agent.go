@@ -94,6 +94,9 @@ type TargetReport struct {
 	Release  string   `json:"release"`
 	Rotation Rotation `json:"rotation"`
 	Health   Health   `json:"health"`
+	// Last: the app's last_if succeeds here, so that the target is to leave after
+	// all others. Only as long as a release is asked to be prepared.
+	Last bool `json:"last,omitempty"`
 	// Turn in progress (0: none), its current step and since when.
 	Turn  uint64     `json:"turn,omitempty"`
 	Step  Step       `json:"step,omitempty"`
@@ -189,7 +192,8 @@ func (r Reason) CondemnsRelease() bool {
 	return false
 }
 
-// Assignment is the desired state of one app on one node.
+// Assignment is the desired state of one app on one node, where it may have
+// several targets.
 type Assignment struct {
 	App        string `json:"app"`
 	Generation uint64 `json:"generation"` // rises only
@@ -221,6 +225,11 @@ type Prepare struct {
 // Goal is the desired state of one target. Turn 0 gives no leave to touch it.
 type Goal struct {
 	Target string `json:"target"`
+	// Instance names the target among the app's on its node; "" when it is the
+	// only one. Unit and Health are its own, and "" and nil where the spec's are.
+	Instance string       `json:"instance,omitempty"`
+	Unit     string       `json:"unit,omitempty"`
+	Health   *HealthCheck `json:"health,omitempty"`
 	// Server is the target's name in its balancer; the node's name by default.
 	Server   string   `json:"server,omitempty"`
 	Release  string   `json:"release,omitempty"`  // "" before the first rollout
@@ -251,10 +260,24 @@ type Recipe struct {
 // Spec is how an app runs on a node, whatever the release.
 type Spec struct {
 	Repo           string      `json:"repo"`
-	Unit           string      `json:"unit"` // systemd unit name, "hello.service"
+	Unit           string      `json:"unit"` // systemd unit name, "hello.service"; of an app with instances a template
 	RestartTimeout Duration    `json:"restart_timeout"`
 	Health         HealthCheck `json:"health"`
 	Balancer       *Balancer   `json:"balancer,omitempty"`
+	// LastIf is a shell command that succeeds where the app's targets are to leave
+	// after all others; "" for none.
+	LastIf string `json:"last_if,omitempty"`
+}
+
+// Of returns the spec of one of the app's targets.
+func (s Spec) Of(g Goal) Spec {
+	if g.Unit != "" {
+		s.Unit = g.Unit
+	}
+	if g.Health != nil {
+		s.Health = *g.Health
+	}
+	return s
 }
 
 // HealthCheck says when a target is healthy. With neither HTTP nor TCP set

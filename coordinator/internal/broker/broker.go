@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,8 +42,9 @@ type Balancer struct {
 	// Open makes the provider for a target, by the target's name in the balancer.
 	// It holds the credentials. It is called several times for each target.
 	Open func(server string) (lbclient.Provider, error)
-	// Server is the name in the balancer of whatever runs on a node.
-	Server func(node string) string
+	// Server is the name in the balancer of whatever runs on a node, as the
+	// instance of that name, "" for the only one.
+	Server func(node, instance string) string
 	// WayBackOnly: agents speak to it themselves. It is here for those that began a
 	// turn while the coordinator spoke to it, and must put their target back.
 	WayBackOnly bool
@@ -58,7 +60,7 @@ type Balancer struct {
 type App struct {
 	Name     string
 	Balancer string
-	Servers  map[string]string // by node: the target's name in the balancer
+	Servers  map[rollout.TargetID]string // the names in the balancer
 }
 
 // Engine tells which targets have a turn, and keeps the timelines of their
@@ -145,23 +147,32 @@ func (b *Broker) place(node string, req api.BalancerRequest) (*balancer, *seat, 
 		return nil, nil, refuse("the token belongs to node %s, not to %q", node, req.Node)
 	}
 	a, ok := b.apps[req.App]
-	server, placed := a.Servers[node]
-	elsewhere := !placed || req.Balancer != "" && req.Balancer != a.Balancer
-	if x := b.balancers[req.Balancer]; elsewhere && x != nil && x.cfg.Server != nil && wayBack(req.Op) && req.Target == string(rollout.TargetName(req.App, node)) {
-		return x, x.seat(x.cfg.Server(node)), nil
+	instance, own := instanceOf(req, node)
+	server, placed := a.Servers[rollout.TargetID(req.Target)]
+	elsewhere := own && (!placed || req.Balancer != "" && req.Balancer != a.Balancer)
+	if x := b.balancers[req.Balancer]; elsewhere && x != nil && x.cfg.Server != nil && wayBack(req.Op) {
+		return x, x.seat(x.cfg.Server(node, instance)), nil
 	}
 	switch {
 	case elsewhere && placed && wayBack(req.Op) && b.balancers[req.Balancer] == nil:
 		return nil, nil, refuse("there is no balancer %q in fleet.yaml any more, so %s cannot be put back there; put it back into the file and restart deploy-coordinator", req.Balancer, req.Target)
 	case !ok:
 		return nil, nil, refuse("app %q is behind no balancer that the coordinator speaks to", req.App)
+	case !own:
+		return nil, nil, refuse("node %s may act only for its own targets of %s, not for %q", node, req.App, req.Target)
 	case !placed:
-		return nil, nil, refuse("app %s does not run on node %s", req.App, node)
-	case req.Target != string(rollout.TargetName(req.App, node)):
-		return nil, nil, refuse("node %s may act only for its own target %s, not for %q", node, rollout.TargetName(req.App, node), req.Target)
+		return nil, nil, refuse("app %s has no target %s", req.App, req.Target)
 	}
 	x := b.balancers[a.Balancer]
 	return x, x.seat(server), nil
+}
+
+// instanceOf tells which instance of the app on the node the request's target
+// is, "" for the only one, and whether it is one of the node's at all.
+func instanceOf(req api.BalancerRequest, node string) (instance string, own bool) {
+	rest, ok := strings.CutPrefix(req.Target, string(rollout.TargetName(req.App, node, "")))
+	instance, several := strings.CutPrefix(rest, ":")
+	return instance, ok && (rest == "" || several && instance != "")
 }
 
 // wayBack tells whether the operation belongs to a target's way back into

@@ -50,7 +50,7 @@ func TestOnlyOwnTargets(t *testing.T) {
 		{"another node's target", "w1", api.BalancerRequest{Node: "w1", App: "hello", Target: "hello@w2"}, `not for "hello@w2"`},
 		{"no target", "w1", api.BalancerRequest{Node: "w1", App: "hello"}, `not for ""`},
 		{"an app that is not there", "w1", api.BalancerRequest{Node: "w1", App: "shop", Target: "shop@w1"}, `"shop" is behind no balancer`},
-		{"a node without the app", "stranger", api.BalancerRequest{Node: "stranger", App: "hello", Target: "hello@stranger"}, "does not run on node stranger"},
+		{"a node without the app", "stranger", api.BalancerRequest{Node: "stranger", App: "hello", Target: "hello@stranger"}, "has no target hello@stranger"},
 	} {
 		for _, op := range []api.BalancerOp{api.OpObserve, api.OpSnapshot, api.OpBeginDrain, api.OpBeginRejoin} {
 			rq := tc.rq

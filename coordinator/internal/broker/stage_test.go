@@ -39,7 +39,7 @@ func (e *turns) View(app string) (rollout.State, bool) {
 	defer e.mu.Unlock()
 	s := rollout.State{}
 	for _, n := range nodes {
-		t := rollout.Target{ID: rollout.TargetName(app, n), App: app, Node: n}
+		t := rollout.Target{ID: rollout.TargetName(app, n, ""), App: app, Node: n}
 		if !e.none[n] {
 			t.Turn = 7
 		}
@@ -107,15 +107,15 @@ type house struct {
 func newHouse(t *testing.T, lb broker.Balancer, change ...func(*broker.Config)) *house {
 	t.Helper()
 	h := &house{t: t, turns: &turns{none: map[string]bool{}}, log: &logged{}}
-	servers := map[string]string{}
+	servers := map[rollout.TargetID]string{}
 	tokens := &httpapi.Tokens{}
 	for _, n := range nodes {
-		servers[n] = n
+		servers[rollout.TargetName("hello", n, "")] = n
 		tokens.AddNode(n, "token-of-"+n)
 	}
 	tokens.AddNode("stranger", "token-of-stranger")
 	lb.Name = "edge"
-	lb.Server = func(node string) string { return node }
+	lb.Server = func(node, _ string) string { return node }
 	cfg := broker.Config{
 		Balancers: []broker.Balancer{lb}, Engine: h.turns, Fresh: -1,
 		Apps: []broker.App{{Name: "hello", Balancer: "edge", Servers: servers}},

@@ -20,7 +20,7 @@ const (
 )
 
 func (l *loader) readApp(name string, v value) {
-	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "build", "unit", "health",
+	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "health",
 		"balancer", "env", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
 		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
 		"build_on", "build_skew", "artifact")
@@ -61,6 +61,10 @@ func (l *loader) readApp(name string, v value) {
 			}
 		}
 	}
+	l.readInstances(a, o)
+	if v, ok := o.get("order"); ok {
+		a.readOrder(v)
+	}
 	if v, ok := o.get("build"); ok {
 		a.Build = v.commands()
 	}
@@ -69,8 +73,8 @@ func (l *loader) readApp(name string, v value) {
 	}
 	a.readArtifact(o)
 	if v, ok := o.need("unit", name+".service"); ok {
-		if a.Unit, ok = v.text(name + ".service"); ok && !isUnit(a.Unit) {
-			v.fail("expected the full name of a systemd service, got %s; write %s.service", quoted(a.Unit), name)
+		if a.Unit, ok = v.text(name + ".service"); ok {
+			a.checkUnit(v, o.has("instances"))
 		}
 	}
 	a.Health = defaultHealth
@@ -80,12 +84,10 @@ func (l *loader) readApp(name string, v value) {
 	if v, ok := o.need("balancer", writeBalancer); ok {
 		l.readAppBalancer(a, v)
 	}
-	a.MaxUnavailable = 1
-	if v, ok := o.get("max_unavailable"); ok {
-		a.MaxUnavailable, _ = v.count(1, 1000)
-		if a.Balancer != nil {
-			v.fail("a pool behind a balancer has one limit; write it at balancers.%s", a.Balancer.Name)
-		}
+	l.checkInstances(a, o)
+	a.MaxUnavailable = o.share("max_unavailable")
+	if v, ok := o.get("max_unavailable"); ok && a.Balancer != nil {
+		v.fail("a pool behind a balancer has one limit; write it at balancers.%s", a.Balancer.Name)
 	}
 	a.Retries = o.count("retries", 2, 0, 100)
 	a.RetryBackoff = o.duration("retry_backoff", 10*second, 0, day)
@@ -93,6 +95,20 @@ func (l *loader) readApp(name string, v value) {
 	a.KeepReleases = o.count("keep_releases", 5, 1, 1000)
 	a.ForcePush = ForcePush(o.word("force_push", string(ForcePushRefuse), string(ForcePushDeploy)))
 	a.readTimes(o)
+}
+
+// readOrder reads what decides who goes when, apart from the canary.
+func (a *App) readOrder(v value) {
+	const write = "a command that succeeds on the node to be rolled last"
+	o, ok := v.object(`{last_if: "/usr/local/bin/is-primary"}`, "last_if")
+	if !ok {
+		return
+	}
+	if v, ok := o.need("last_if", write); ok {
+		if a.LastIf, ok = v.text(write); ok && (strings.TrimSpace(a.LastIf) == "" || strings.Contains(a.LastIf, "\x00")) {
+			v.fail("expected a command, got %s", quoted(a.LastIf))
+		}
+	}
 }
 
 func (l *loader) readAppBalancer(a *App, v value) {
@@ -184,11 +200,11 @@ func (v value) health() api.HealthCheck {
 	case hasHTTP == hasTCP:
 		v.fail("expected one of http and tcp; write %s", writeHealth)
 	case hasHTTP:
-		if h.HTTP, ok = web.text("http://127.0.0.1:8080/healthz"); ok && !isWebURL(withAddress(h.HTTP, defaultAddress)) {
+		if h.HTTP, ok = web.text("http://127.0.0.1:8080/healthz"); ok && !isWebURL(withInstance(withAddress(h.HTTP, defaultAddress), "80")) {
 			web.fail("expected an http or https URL without user or fragment; write http://127.0.0.1:8080/healthz")
 		}
 	case hasTCP:
-		if h.TCP, ok = tcp.text("127.0.0.1:8080"); ok && !isHostPort(withAddress(h.TCP, defaultAddress), false) {
+		if h.TCP, ok = tcp.text("127.0.0.1:8080"); ok && !isHostPort(withInstance(withAddress(h.TCP, defaultAddress), "80"), false) {
 			tcp.fail("expected host:port, got %s; write 127.0.0.1:8080", quoted(h.TCP))
 		}
 	}
@@ -291,7 +307,8 @@ func (v value) environment() map[string]string {
 func (l *loader) checkUnits() {
 	for i, a := range l.fleet.Apps {
 		for _, b := range l.fleet.Apps[:i] {
-			if a.Unit == "" || a.Unit != b.Unit {
+			i := slices.IndexFunc(a.units(), func(u string) bool { return slices.Contains(b.units(), u) })
+			if a.Unit == "" || i < 0 {
 				continue
 			}
 			var both []string
@@ -302,7 +319,7 @@ func (l *loader) checkUnits() {
 			}
 			if len(both) > 0 {
 				v, _ := l.apps[a].get("unit")
-				v.fail("%s is also the unit of app %s on %s; give each app its own", a.Unit, b.Name, strings.Join(both, ", "))
+				v.fail("%s is also the unit of app %s on %s; give each app its own", a.units()[i], b.Name, strings.Join(both, ", "))
 			}
 		}
 	}

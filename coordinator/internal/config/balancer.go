@@ -40,7 +40,7 @@ func (l *loader) readBalancer(name string, v value) {
 	if v, ok := o.need("type", "haproxy"); ok {
 		b.Type, _ = v.word(slices.Sorted(maps.Keys(balancerTypes))...)
 	}
-	b.MaxUnavailable = o.count("max_unavailable", 1, 1, 1000)
+	b.MaxUnavailable = o.share("max_unavailable")
 	b.MinHealthy = o.count("min_healthy", 1, 0, 1000)
 	b.DrainTimeout = o.duration("drain_timeout", 30*second, 0, day)
 	b.OnDrainTimeout = o.word("on_drain_timeout", "proceed", "abort")
@@ -82,24 +82,6 @@ func (v value) balancerType() string {
 	return ""
 }
 
-func (l *loader) readServers(b *Balancer, t balancerType, o object) {
-	v, ok := o.get("servers")
-	if !ok {
-		return
-	}
-	b.Servers = map[string]string{}
-	l.byNode(v, "a node and "+t.server, func(node string, v value) {
-		s, ok := v.text(t.server)
-		if !ok {
-			return
-		}
-		if !t.fits(s) {
-			v.fail("expected %s, got %s", t.server, quoted(s))
-		}
-		b.Servers[node] = s
-	})
-}
-
 // byNode reads a mapping whose keys are nodes.
 func (l *loader) byNode(v value, write string, read func(node string, v value)) {
 	nodes, ok := v.object(write)
@@ -122,55 +104,31 @@ func (l *loader) checkPools() {
 		if !ok {
 			continue
 		}
-		var nodes []string
-		for _, a := range l.fleet.Apps {
-			if a.Balancer != b {
-				continue
-			}
+		apps := l.appsBehind(b)
+		for _, a := range apps {
 			a.MaxUnavailable = b.MaxUnavailable
-			for _, n := range a.Nodes {
-				if !slices.Contains(nodes, n) {
-					nodes = append(nodes, n)
-				}
-			}
 		}
-		if len(nodes) == 0 {
+		places := placesOf(apps)
+		if len(places) == 0 {
 			o.warn("no app is behind this balancer")
 			continue
 		}
-		if len(nodes) == 1 && !o.has("min_healthy") {
+		if len(places) == 1 && !o.has("min_healthy") {
 			b.MinHealthy = 0
 		}
-		if v, _ := o.get("max_unavailable"); b.MaxUnavailable >= len(nodes) && len(nodes) > 1 {
-			v.warn("%d lets all %d targets be out of rotation at once; write %d or less", b.MaxUnavailable, len(nodes), len(nodes)-1)
+		if v, _ := o.get("max_unavailable"); b.MaxUnavailable.Of(len(places)) >= len(places) && len(places) > 1 {
+			v.warn("%s lets all %d targets be out of rotation at once; write %d or less", b.MaxUnavailable, len(places), len(places)-1)
 		}
-		if v, _ := o.get("min_healthy"); b.MinHealthy >= len(nodes) {
-			v.warn("%d others must serve before one is drained, but apps here have %d targets in all; unless the balancer has others, nothing is ever deployed", b.MinHealthy, len(nodes))
+		if v, _ := o.get("min_healthy"); b.MinHealthy >= len(places) {
+			v.warn("%d others must serve before one is drained, but apps here have %d targets in all; unless the balancer has others, nothing is ever deployed", b.MinHealthy, len(places))
 		}
-		l.checkServers(b, nodes, o)
+		l.checkServers(b, places, o)
 		l.checkEvidence(b)
 		if b.Gate != nil {
-			l.checkGate(b, l.appsBehind(b), nodes, o)
+			l.checkGate(b, apps, nodesOf(places), o)
 		}
 	}
 	l.checkGatePlaces()
-}
-
-// checkServers finds nodes that would be drained in another's place.
-func (l *loader) checkServers(b *Balancer, nodes []string, o object) {
-	seen := map[string]string{}
-	for _, n := range nodes {
-		s := b.Server(n)
-		if v, _ := o.get("servers"); b.Nginx != nil && b.Servers != nil && b.Servers[n] == "" {
-			v.fail("missing node %s; write its address as its server line has it, such as {%s: \"10.0.0.11:8080\"}", n, n)
-			continue
-		}
-		if other, twice := seen[s]; twice {
-			v, _ := o.get("servers")
-			v.fail("nodes %s and %s are both server %s in the balancer; give each its own", other, n, quoted(s))
-		}
-		seen[s] = n
-	}
 }
 
 // checkEvidence finds what would keep a drain from being seen to end, and

@@ -64,13 +64,13 @@ func (w *writer) balancer(b *Balancer) {
 	if b.Gate != nil {
 		w.gate(b.Gate)
 	}
-	w.put("max_unavailable", strconv.Itoa(b.MaxUnavailable))
+	w.put("max_unavailable", plainShare(b.MaxUnavailable))
 	w.put("min_healthy", strconv.Itoa(b.MinHealthy))
 	w.put("drain_timeout", short(b.DrainTimeout))
 	w.put("on_drain_timeout", b.OnDrainTimeout)
 	w.put("rejoin_timeout", short(b.RejoinTimeout))
 	if b.DigitalOcean == nil {
-		w.put("servers", mapping(b.Servers))
+		w.put("servers", servers(b.Servers))
 	}
 }
 
@@ -138,6 +138,10 @@ func (w *writer) app(a *App) {
 	w.put("repo", plain(a.Repo))
 	w.put("branch", plain(a.Branch))
 	w.put("nodes", list(a.Nodes, plain))
+	w.given("instances", a.Instances)
+	if a.LastIf != "" {
+		w.put("order", "{last_if: "+plain(a.LastIf)+"}")
+	}
 	w.put("build", list(a.Build, plain))
 	w.put("env", mapping(a.Env))
 	w.put("build_on", plain(string(a.BuildOn)))
@@ -149,7 +153,7 @@ func (w *writer) app(a *App) {
 		w.put("balancer", plain(a.Balancer.Name))
 	} else {
 		w.put("balancer", "none")
-		w.put("max_unavailable", strconv.Itoa(a.MaxUnavailable))
+		w.put("max_unavailable", plainShare(a.MaxUnavailable))
 	}
 	w.put("build_timeout", short(a.BuildTimeout))
 	w.put("prepare_timeout", short(a.PrepareTimeout))
@@ -218,6 +222,33 @@ func mapping(m map[string]string) string {
 		all = append(all, plain(k)+": "+plain(m[k]))
 	}
 	return "{" + strings.Join(all, ", ") + "}"
+}
+
+// servers writes the names in a balancer, those of a node's instances together.
+func servers(m map[Place]string) string {
+	nodes := map[string]map[string]string{}
+	for p, s := range m {
+		if nodes[p.Node] == nil {
+			nodes[p.Node] = map[string]string{}
+		}
+		nodes[p.Node][p.Instance] = s
+	}
+	var all []string
+	for _, n := range slices.Sorted(maps.Keys(nodes)) {
+		if s, single := nodes[n][""]; single {
+			all = append(all, plain(n)+": "+plain(s))
+		} else {
+			all = append(all, plain(n)+": "+mapping(nodes[n]))
+		}
+	}
+	return "{" + strings.Join(all, ", ") + "}"
+}
+
+func plainShare(s Share) string {
+	if s.Percent == 0 {
+		return s.String()
+	}
+	return plain(s.String())
 }
 
 func (s Secret) written() string {

@@ -9,6 +9,7 @@
 package config
 
 import (
+	"slices"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
@@ -75,12 +76,12 @@ type Balancer struct {
 	// Gate is not nil where a target leaves by its health gate.
 	Gate *Gate
 
-	MaxUnavailable int // targets that may be out of rotation at a time
-	MinHealthy     int // other targets that must serve before one is drained
+	MaxUnavailable Share // targets that may be out of rotation at a time
+	MinHealthy     int   // other targets that must serve before one is drained
 	DrainTimeout   time.Duration
 	OnDrainTimeout string // "proceed" or "abort"
 	RejoinTimeout  time.Duration
-	Servers        map[string]string // node to its name in the balancer, where they differ
+	Servers        map[Place]string // the names of targets in the balancer, where they are others
 }
 
 // HAProxy is where HAProxy is spoken to, and about what.
@@ -129,12 +130,16 @@ type DigitalOcean struct {
 	Settle       time.Duration  // after a removal shows, in which new work may still come
 }
 
-// Server is the name of a node's target in the balancer.
-func (b *Balancer) Server(node string) string {
-	if name, ok := b.Servers[node]; ok {
+// Server is the name in the balancer of the target at a place: that of its node,
+// with its instance if there are several.
+func (b *Balancer) Server(p Place) string {
+	if name, ok := b.Servers[p]; ok {
 		return name
 	}
-	return node
+	if p.Instance != "" {
+		return p.Node + "-" + p.Instance
+	}
+	return p.Node
 }
 
 // ForcePush says what automation does when a branch was rewritten.
@@ -152,16 +157,20 @@ type App struct {
 	Repo   string
 	Branch string
 	Nodes  []string // in the order of rollouts; never empty
-	Build  []string
-	Env    map[string]string // of the build
+	// Instances are the names of the app's targets on each node, in the order of
+	// rollouts; empty for one target a node.
+	Instances []string
+	Build     []string
+	Env       map[string]string // of the build
 	// BuildOn is [BuildOnEach], [BuildOnFirst], or one of the nodes.
 	BuildOn   BuildOn
 	BuildSkew BuildSkew
 	// Artifact is what of the built tree makes a release, as clean paths that may
 	// hold wildcards; nil is all of it.
 	Artifact []string
-	Unit     string
-	// Health has neither HTTP nor TCP set for "health: none".
+	Unit     string // of an app with instances the template, app@.service
+	// Health has neither HTTP nor TCP set for "health: none". "{address}" and
+	// "{instance}" stand in it as they were written.
 	Health   api.HealthCheck
 	Balancer *Balancer // nil for "balancer: none"
 
@@ -178,7 +187,10 @@ type App struct {
 	KeepReleases    int
 	ForcePush       ForcePush
 	// MaxUnavailable is that of the app's pool.
-	MaxUnavailable int
+	MaxUnavailable Share
+	// LastIf is a command that succeeds on the node that is to be rolled last, ""
+	// for none.
+	LastIf string
 }
 
 // Canary is the node that gets a release first.
@@ -207,11 +219,40 @@ func (f *Fleet) Pools() []Pool {
 		if !ok {
 			i = len(pools)
 			index[name] = i
-			pools = append(pools, Pool{Name: name, Balancer: a.Balancer, MaxUnavailable: a.MaxUnavailable})
+			pools = append(pools, Pool{Name: name, Balancer: a.Balancer})
 		}
 		pools[i].Apps = append(pools[i].Apps, a)
 	}
+	for i := range pools {
+		p := &pools[i]
+		p.MaxUnavailable = p.Apps[0].MaxUnavailable.Of(len(placesOf(p.Apps)))
+	}
 	return pools
+}
+
+// placesOf are those of all apps, each once: apps behind one balancer that share a
+// node share its server there.
+func placesOf(apps []*App) []Place {
+	var all []Place
+	for _, a := range apps {
+		for _, p := range a.Places() {
+			if !slices.Contains(all, p) {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// nodesOf are the nodes of places, each once.
+func nodesOf(places []Place) []string {
+	var nodes []string
+	for _, p := range places {
+		if !slices.Contains(nodes, p.Node) {
+			nodes = append(nodes, p.Node)
+		}
+	}
+	return nodes
 }
 
 // Pool is the name of the app's pool.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,11 +18,11 @@ func loadFull(t *testing.T) *Fleet {
 }
 
 func TestPools(t *testing.T) {
-	edge := &Balancer{Name: "edge", MaxUnavailable: 2}
+	edge := &Balancer{Name: "edge", MaxUnavailable: Share{Count: 2}}
 	apps := []*App{
-		{Name: "shop", Balancer: edge, MaxUnavailable: 2},
-		{Name: "edge", MaxUnavailable: 3}, // named like the balancer, and no part of its pool
-		{Name: "blog", Balancer: edge, MaxUnavailable: 2},
+		{Name: "shop", Balancer: edge, MaxUnavailable: Share{Count: 2}},
+		{Name: "edge", MaxUnavailable: Share{Count: 3}}, // named like the balancer, and no part of its pool
+		{Name: "blog", Balancer: edge, MaxUnavailable: Share{Count: 2}},
 	}
 	f := &Fleet{Apps: apps, Balancers: []*Balancer{{Name: "spare"}, edge}}
 	want := []Pool{
@@ -59,7 +60,7 @@ func TestSpec(t *testing.T) {
 	if got := shop.Recipe(); len(got.Build) != 2 || got.Env["VERSION"] != "1.10" || got.Env["CGO_ENABLED"] != "0" || got.Timeout != api.Duration(time.Hour) {
 		t.Errorf("recipe: %+v", got)
 	}
-	if shop.Server("web2") != "srv2" || worker.Server("web1") != "" || f.Balancer("edge").Server("other") != "other" {
+	if shop.Server(Place{Node: "web2"}) != "srv2" || worker.Server(Place{Node: "web1"}) != "" || f.Balancer("edge").Server(Place{Node: "other"}) != "other" {
 		t.Error("the names of servers in the balancer")
 	}
 	if on := f.AppsOn("web1"); len(on) != 2 || on[0] != shop || on[1] != worker {
@@ -106,7 +107,7 @@ func TestRevision(t *testing.T) {
 		"health":        {func(a *App) { a.Health.Passes++ }, true},
 		"drain timeout": {func(a *App) { a.Balancer.DrainTimeout++ }, true},
 		"no balancer":   {func(a *App) { a.Balancer = nil }, true},
-		"server":        {func(a *App) { a.Balancer.Servers["web1"] = "other" }, true},
+		"server":        {func(a *App) { a.Balancer.Servers[Place{Node: "web1"}] = "other" }, true},
 		"keep releases": {func(a *App) { a.KeepReleases++ }, true},
 		"build":         {func(a *App) { a.Build = nil }, false}, // makes another release instead
 		"retries":       {func(a *App) { a.Retries++ }, false},
@@ -134,7 +135,7 @@ func TestDefaultsThatDepend(t *testing.T) {
 	}
 	least, err := Load("testdata/valid.least.yaml")
 	must(t, err)
-	if h := least.App("hello"); h.PrepareTimeout != 35*time.Minute || h.TargetTimeout != 10*time.Minute || h.ProgressTimeout != 15*time.Minute || h.MaxUnavailable != 1 {
+	if h := least.App("hello"); h.PrepareTimeout != 35*time.Minute || h.TargetTimeout != 10*time.Minute || h.ProgressTimeout != 15*time.Minute || h.MaxUnavailable != (Share{Count: 1}) {
 		t.Errorf("defaults: %+v", h)
 	}
 	// One target has no others that could be healthy.
@@ -181,12 +182,12 @@ func TestRevisionOfBalancers(t *testing.T) {
 		another bool
 	}{
 		"another file":                 {"edge", func(b *Balancer) { b.Nginx.File = "/etc/nginx/other.conf" }, true},
-		"another address":              {"edge", func(b *Balancer) { b.Servers["web1"] = "10.0.0.99:8080" }, true},
+		"another address":              {"edge", func(b *Balancer) { b.Servers[Place{Node: "web1"}] = "10.0.0.99:8080" }, true},
 		"another command":              {"own", func(b *Balancer) { b.Exec.Command = []string{"/bin/other"} }, true},
 		"another handler":              {"caddy", func(b *Balancer) { b.Caddy.Handlers = []string{"other"} }, true},
 		"what the coordinator does":    {"shop", func(b *Balancer) { b.Nginx.File = "/etc/nginx/other.conf" }, false},
 		"an address at the cloud":      {"private", func(b *Balancer) { b.Hetzner.IPs["web1"] = "10.0.0.99" }, false},
-		"another name at the cloud":    {"cloud", func(b *Balancer) { b.Servers["web1"] = "other" }, true},
+		"another name at the cloud":    {"cloud", func(b *Balancer) { b.Servers[Place{Node: "web1"}] = "other" }, true},
 		"from coordinator to an agent": {"shop", func(b *Balancer) { b.Via = ViaAgent }, true},
 	} {
 		f, err := Load("testdata/valid.balancers.yaml")
@@ -205,5 +206,38 @@ func TestNginxElsewhereIsWarnedOf(t *testing.T) {
 	must(t, err)
 	if len(f.Warnings) != 1 || f.Warnings[0].Path != "balancers.edge.via" {
 		t.Errorf("got %v, expected one, of the agents that edit nginx", f.Warnings)
+	}
+}
+
+func TestInstances(t *testing.T) {
+	secretsInEnv(t)
+	f, err := Load("testdata/valid.instances.yaml")
+	must(t, err)
+	shop := f.App("shop")
+	var where []string
+	for _, p := range shop.Places() {
+		where = append(where, p.String()+"="+shop.Server(p))
+	}
+	want := []string{"web1:8000=first", "web1:8001=web1-8001", "web1:8002=web1-8002", "web2:8000=web2-8000", "web2:8001=web2-8001", "web2:8002=web2-8002"}
+	if !slices.Equal(where, want) {
+		t.Errorf("targets in the order of rollouts: %v, expected %v", where, want)
+	}
+	if s := shop.Spec(f.Node("web2")); s.LastIf != "systemctl is-active --quiet primary.target" {
+		t.Errorf("last_if: %q", s.LastIf)
+	}
+	g := shop.Goal(f.Node("web2"), "8001")
+	if g.Unit != "shop@8001.service" || g.Health == nil || g.Health.HTTP != "http://[fd00::12]:8001/healthz" || g.Server != "web2-8001" {
+		t.Errorf("goal: %+v, %+v", g, g.Health)
+	}
+	// Percentages are of each pool's targets, rounded down, and never of none.
+	got := map[string]int{}
+	for _, p := range f.Pools() {
+		got[p.Name] = p.MaxUnavailable
+	}
+	if want := map[string]int{"edge": 3, "front": 1, "door": 1, "app:worker": 2}; !reflect.DeepEqual(got, want) {
+		t.Errorf("max_unavailable: %v, expected %v", got, want)
+	}
+	if n := (Share{Percent: 10}).Of(5); n != 1 {
+		t.Errorf("10%% of 5 are %d, expected 1", n)
 	}
 }

@@ -164,7 +164,7 @@ func (g *Gate) spec(a *App, node string) *api.Gate {
 		if s.Peers == nil {
 			s.Peers = map[string]string{}
 		}
-		s.Peers[a.Server(n)] = "http://" + net.JoinHostPort(g.addresses[n], strconv.Itoa(g.Port)) + s.Path + gateStatus
+		s.Peers[a.Server(Place{Node: n})] = "http://" + net.JoinHostPort(g.addresses[n], strconv.Itoa(g.Port)) + s.Path + gateStatus
 	}
 	return s
 }

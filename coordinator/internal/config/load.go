@@ -52,7 +52,7 @@ func Load(path string, options ...Option) (*Fleet, error) {
 func (r *reader) load(content []byte) (*Fleet, error) {
 	fleet := &Fleet{}
 	if root, ok := r.parse(content); ok {
-		(&loader{fleet: fleet, apps: map[*App]object{}, balancers: map[*Balancer]object{}}).read(root)
+		(&loader{fleet: fleet, apps: map[*App]object{}, balancers: map[*Balancer]object{}, servers: map[*Balancer]map[Place]value{}}).read(root)
 	}
 	sortProblems(r.problems)
 	sortProblems(r.warnings)

@@ -26,6 +26,7 @@ type loader struct {
 	tokens    []tokenPlace
 	apps      map[*App]object
 	balancers map[*Balancer]object
+	servers   map[*Balancer]map[Place]value
 }
 
 type tokenPlace struct {

@@ -15,7 +15,7 @@ func (a *App) Recipe() api.Recipe {
 
 // Spec is how the app runs on a node, whatever the release.
 func (a *App) Spec(n *Node) api.Spec {
-	s := api.Spec{Repo: a.Repo, Unit: a.Unit, RestartTimeout: api.Duration(a.RestartTimeout), Health: a.Health}
+	s := api.Spec{Repo: a.Repo, Unit: a.Unit, RestartTimeout: api.Duration(a.RestartTimeout), Health: a.Health, LastIf: a.LastIf}
 	s.Health.HTTP = withAddress(s.Health.HTTP, n.Address)
 	s.Health.TCP = withAddress(s.Health.TCP, n.Address)
 	if b := a.Balancer; b != nil {
@@ -59,22 +59,36 @@ func (b *Balancer) spec() *api.Balancer {
 	return s
 }
 
-// Server is the name of the app's target on a node in its balancer, "" without
+// Goal is what tells one of the app's targets from the others on its node, apart
+// from what a rollout wants of it.
+func (a *App) Goal(n *Node, instance string) api.Goal {
+	g := api.Goal{Instance: instance, Server: a.Server(Place{n.Name, instance})}
+	if instance != "" {
+		h := a.healthOf(n, instance)
+		g.Unit, g.Health = a.UnitOf(instance), &h
+	}
+	return g
+}
+
+// Server is the name of the app's target at a place in its balancer, "" without
 // a balancer.
-func (a *App) Server(node string) string {
+func (a *App) Server(p Place) string {
 	if a.Balancer == nil {
 		return ""
 	}
-	return a.Balancer.Server(node)
+	return a.Balancer.Server(p)
 }
 
 // Revision changes exactly when the app's agents must be told something new
-// that no release brings: a spec, the name of a server, or how many releases to
-// keep.
+// that no release brings: a spec, a target, the name of a server, or how many
+// releases to keep.
 func (f *Fleet) Revision(a *App) string {
 	specs, servers := map[string]api.Spec{}, map[string]string{}
 	for _, n := range a.Nodes {
-		specs[n], servers[n] = a.Spec(f.Node(n)), a.Server(n)
+		specs[n] = a.Spec(f.Node(n))
+	}
+	for _, p := range a.Places() {
+		servers[p.String()] = a.Server(p)
 	}
 	return digest(struct {
 		Specs        map[string]api.Spec

@@ -60,10 +60,10 @@ func (s *server) assignment(ctx context.Context, node string, p runner.Placement
 		named = append(named[:len(named):len(named)], a.Prepare.Release)
 	}
 	for _, t := range p.Wanted.Targets {
-		a.Targets = append(a.Targets, api.Goal{
-			Target: string(t.Target), Server: place.Server,
-			Release: string(t.Release), Fallback: string(t.Fallback), Turn: t.Turn, Soak: api.Duration(t.Soak),
-		})
+		g := place.Goals[t.Instance]
+		g.Target, g.Release, g.Fallback = string(t.Target), string(t.Release), string(t.Fallback)
+		g.Turn, g.Soak = t.Turn, api.Duration(t.Soak)
+		a.Targets = append(a.Targets, g)
 	}
 	if len(named) == 0 {
 		return a, nil

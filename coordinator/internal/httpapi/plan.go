@@ -66,8 +66,20 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	if h := v.app.Hold; h != nil {
 		p.Notes = append(p.Notes, fmt.Sprintf("automation is on hold by %s (%s); a person's deploy goes ahead", h.By, h.Reason))
 	}
+	// Those that ask now to be last come last; who asks then is what counts.
+	var last []rollout.TargetID
 	for _, id := range ro.Order {
+		if v.state.Target(id).Seen.Last {
+			last = append(last, id)
+			continue
+		}
 		p.Steps = append(p.Steps, s.planStep(v, a, id, req.Release.ID))
+	}
+	for _, id := range last {
+		p.Steps = append(p.Steps, s.planStep(v, a, id, req.Release.ID))
+	}
+	if s.apps[app].LastIf != "" {
+		p.Notes = append(p.Notes, fmt.Sprintf("a node on which `%s` succeeds when its turn could come goes last", s.apps[app].LastIf))
 	}
 	s.answer(w, http.StatusOK, p)
 }
@@ -82,15 +94,25 @@ func changed(effects []rollout.Effect, id rollout.RolloutID) rollout.Rollout {
 	return rollout.Rollout{}
 }
 
+// canary is the target that goes first, "" when none does.
+func canary(state rollout.State, a *rollout.App) rollout.TargetID {
+	for _, t := range state.Targets {
+		if t.App == a.Name && t.Node == a.Policy.Canary {
+			return t.ID
+		}
+	}
+	return ""
+}
+
 func (s *server) planStep(v *view, a *rollout.App, id rollout.TargetID, release rollout.ReleaseID) api.PlanStep {
 	t := v.state.Target(id)
 	ts := v.target(t)
 	st := api.PlanStep{
-		Target: string(id), Node: t.Node, Rotation: ts.Rotation, Health: ts.Health,
+		Target: string(id), Node: t.Node, Instance: t.Instance, Rotation: ts.Rotation, Health: ts.Health,
 		Prepared: slices.Contains(v.state.Placement(t.App, t.Node).Present, release),
 		Soak:     api.Duration(a.Policy.Soak),
 	}
-	if t.Node == a.Policy.Canary {
+	if id == canary(v.state, a) {
 		st.Soak = api.Duration(max(a.Policy.Soak, a.Policy.CanarySoak))
 	}
 	if ts.Release != nil {

@@ -45,12 +45,15 @@ type App struct {
 	KeepReleases int
 	Recipe       api.Recipe
 	Places       map[string]Place // by node
+	LastIf       string           // as in [api.Spec]
 }
 
 // Place is an app on one node.
 type Place struct {
-	Spec   api.Spec
-	Server string // the target's name in its balancer
+	Spec api.Spec
+	// Goals are what tells its targets there apart, by instance; that of the only
+	// one is "".
+	Goals map[string]api.Goal
 }
 
 // Config is what the interface is made of.

@@ -141,7 +141,7 @@ func (s *stage) start(change func(*httpapi.Config)) {
 			ReleaseID: func(sha string) string { return sha[:12] + "-111111" },
 		})
 		place := func(node string) httpapi.Place {
-			return httpapi.Place{Spec: api.Spec{Repo: "https://github.com/me/hello.git", Unit: name + ".service"}, Server: node + "-server"}
+			return httpapi.Place{Spec: api.Spec{Repo: "https://github.com/me/hello.git", Unit: name + ".service"}, Goals: map[string]api.Goal{"": {Server: node + "-server"}}}
 		}
 		s.config.Apps = append(s.config.Apps, httpapi.App{
 			Name: name, KeepReleases: 5, Recipe: recipe, Places: map[string]httpapi.Place{"web1": place("web1"), "web2": place("web2")},

@@ -94,7 +94,7 @@ func (v *view) rollout(c rollout.Changed) *api.Rollout {
 		out.Paused = &api.Pause{By: p.By, Reason: string(p.Reason), Text: p.Text, At: p.At}
 	}
 	for _, t := range c.Targets {
-		rt := api.RolloutTarget{Target: string(t.Target), Node: t.Node, Phase: string(t.Phase), Reason: string(t.Reason), Text: t.Text}
+		rt := api.RolloutTarget{Target: string(t.Target), Node: t.Node, Instance: t.Instance, Phase: string(t.Phase), Reason: string(t.Reason), Text: t.Text}
 		if !r.Status.Final() {
 			rt.Step, rt.Since = v.step(r.App, t.Node, string(t.Target))
 		}
@@ -168,7 +168,7 @@ func (v *view) target(t *rollout.Target) api.TargetStatus {
 	c := v.contacts[t.Node]
 	n := v.state.Node(t.Node)
 	ts := api.TargetStatus{
-		Target: string(t.ID), Node: t.Node, Reachable: n.Reach == rollout.Reachable,
+		Target: string(t.ID), Node: t.Node, Instance: t.Instance, Reachable: n.Reach == rollout.Reachable,
 		LastSeen: instant(c.Seen), Agent: c.Version,
 		Rotation: api.RotationUnknown, Health: api.HealthUnknown,
 		Phase: string(t.Phase), Reason: string(t.Reason), Text: t.Text,
@@ -181,8 +181,8 @@ func (v *view) target(t *rollout.Target) api.TargetStatus {
 		return ts
 	}
 	ts.Release = v.release(t.Seen.Release)
-	ts.Rotation, ts.Health = api.Rotation(t.Seen.Rotation), api.Health(t.Seen.Health)
-	if ts.Text == "" && (ts.Rotation != api.RotationIn || ts.Health != api.Healthy) {
+	ts.Rotation, ts.Health, ts.Last = api.Rotation(t.Seen.Rotation), api.Health(t.Seen.Health), t.Seen.Last
+	if ts.Text == "" {
 		ts.Text = v.detail(t.App, t.Node, string(t.ID))
 	}
 	return ts

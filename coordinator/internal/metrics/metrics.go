@@ -60,9 +60,9 @@ type pools func() []rollout.State
 
 var (
 	targetInRotation = prometheus.NewDesc("lockstep_target_in_rotation",
-		"1 when the balancer has the target in rotation, by its agent's last report; 0 when not, or not known.", []string{"app", "node"}, nil)
+		"1 when the balancer has the target in rotation, by its agent's last report; 0 when not, or not known.", []string{"app", "node", "app_instance"}, nil)
 	targetCurrent = prometheus.NewDesc("lockstep_target_current",
-		"1 when the target is proved on the app's current release.", []string{"app", "node"}, nil)
+		"1 when the target is proved on the app's current release.", []string{"app", "node", "app_instance"}, nil)
 	nodeReachable = prometheus.NewDesc("lockstep_node_reachable",
 		"1 when the node's agent is heard of.", []string{"node"}, nil)
 	rolloutLive = prometheus.NewDesc("lockstep_rollout_live",
@@ -98,9 +98,9 @@ func (p pools) Collect(ch chan<- prometheus.Metric) {
 			t := &s.Targets[i]
 			heard := s.Node(t.Node).Reach == rollout.Reachable
 			reach[t.Node] = reach[t.Node] || heard
-			gauge(targetInRotation, heard && t.Seen.Known && t.Seen.Rotation == rollout.RotationIn, t.App, t.Node)
+			gauge(targetInRotation, heard && t.Seen.Known && t.Seen.Rotation == rollout.RotationIn, t.App, t.Node, t.Instance)
 			current := s.App(t.App).Current
-			gauge(targetCurrent, heard && current != "" && t.Proved(current), t.App, t.Node)
+			gauge(targetCurrent, heard && current != "" && t.Proved(current), t.App, t.Node, t.Instance)
 			if t.Turn != 0 {
 				held++
 			}

@@ -63,12 +63,12 @@ lockstep_rollout_paused{app="hello"} 1
 lockstep_rollouts_total{app="hello",kind="deploy",status="succeeded"} 2
 # HELP lockstep_target_current 1 when the target is proved on the app's current release.
 # TYPE lockstep_target_current gauge
-lockstep_target_current{app="hello",node="web1"} 1
-lockstep_target_current{app="hello",node="web2"} 0
+lockstep_target_current{app="hello",app_instance="",node="web1"} 1
+lockstep_target_current{app="hello",app_instance="",node="web2"} 0
 # HELP lockstep_target_in_rotation 1 when the balancer has the target in rotation, by its agent's last report; 0 when not, or not known.
 # TYPE lockstep_target_in_rotation gauge
-lockstep_target_in_rotation{app="hello",node="web1"} 1
-lockstep_target_in_rotation{app="hello",node="web2"} 0
+lockstep_target_in_rotation{app="hello",app_instance="",node="web1"} 1
+lockstep_target_in_rotation{app="hello",app_instance="",node="web2"} 0
 `
 	names := []string{
 		"lockstep_app_converged", "lockstep_build_info", "lockstep_node_reachable", "lockstep_pool_turns", "lockstep_rollout_live",

@@ -164,7 +164,7 @@ func reported(s *rollout.State, name string, req *api.SyncRequest) rollout.Repor
 func targetReported(t api.TargetReport) rollout.TargetReport {
 	tr := rollout.TargetReport{
 		Target: rollout.TargetID(t.Target), Release: rollout.ReleaseID(t.Release),
-		Rotation: rollout.RotationUnknown, Health: rollout.HealthUnknown,
+		Rotation: rollout.RotationUnknown, Health: rollout.HealthUnknown, Last: t.Last,
 	}
 	// A word that this version does not know is not good news.
 	switch t.Rotation {

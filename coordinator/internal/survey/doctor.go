@@ -199,12 +199,13 @@ func (s *Survey) balancers(ctx context.Context) []api.DoctorCheck {
 // the balancer checks its members, where it tells.
 func (s *Survey) preflight(ctx context.Context, c *checks, b *config.Balancer, places []place) (timing *api.BalancerTiming) {
 	done := map[string]bool{} // targets of several apps may be one server
+	said := map[string]bool{} // an agent tells the same of all its instances
 	fine := 0
 	for _, p := range places {
-		if done[p.node] {
+		if done[p.server] {
 			continue
 		}
-		done[p.node] = true
+		done[p.server] = true
 		subject := fmt.Sprintf("%s at %s", p.server, b.Name)
 		if b.Via == config.ViaCoordinator {
 			checked, err := s.cfg.Broker.Preflight(ctx, b.Name, p.server)
@@ -223,9 +224,17 @@ func (s *Survey) preflight(ctx context.Context, c *checks, b *config.Balancer, p
 		r := s.report(p)
 		switch {
 		case r == nil || r.Checked.IsZero():
-			c.add(api.CheckUnknown, subject, "the agent of %s has not checked it yet", p.node)
+			if text := p.node + " not checked"; !said[text] {
+				said[text] = true
+				c.add(api.CheckUnknown, subject, "the agent of %s has not checked it yet", p.node)
+			}
 			continue
 		case r.Refused != nil:
+			text := p.node + r.Refused.Text
+			if said[text] {
+				continue
+			}
+			said[text] = true
 			c.add(resultOf(lbclient.Class(r.Refused.Class)), subject, "%s (as %s found %s ago)", r.Refused.Text, p.node, max(time.Since(r.Checked), 0).Truncate(time.Second))
 			continue
 		}

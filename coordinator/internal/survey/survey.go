@@ -96,8 +96,8 @@ func (s *Survey) places(b *config.Balancer) []place {
 		if a.Balancer != b {
 			continue
 		}
-		for _, n := range a.Nodes {
-			out = append(out, place{rollout.TargetName(a.Name, n), a.Name, n, b.Server(n)})
+		for _, p := range a.Places() {
+			out = append(out, place{rollout.TargetName(a.Name, p.Node, p.Instance), a.Name, p.Node, b.Server(p)})
 		}
 	}
 	return out

@@ -59,7 +59,7 @@ type stage struct {
 func (s *stage) View(app string) (rollout.State, bool) {
 	st := rollout.State{}
 	for _, n := range []string{"web1", "web2", "web3"} {
-		id := rollout.TargetName(app, n)
+		id := rollout.TargetName(app, n, "")
 		st.Targets = append(st.Targets, rollout.Target{ID: id, Turn: s.turns[id]})
 	}
 	return st, true

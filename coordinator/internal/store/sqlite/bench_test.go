@@ -44,7 +44,7 @@ func BenchmarkCommit(b *testing.B) {
 		node := fmt.Sprintf("web%d", i)
 		state.Nodes = append(state.Nodes, rollout.Node{Name: node, Reach: rollout.Reachable})
 		state.Placements = append(state.Placements, rollout.Placement{App: "blog", Node: node, Generation: 3, Present: []rollout.ReleaseID{"0123456789ab-012345"}})
-		state.Targets = append(state.Targets, rollout.Target{ID: rollout.TargetName("blog", node), App: "blog", Node: node, Phase: rollout.TargetActive})
+		state.Targets = append(state.Targets, rollout.Target{ID: rollout.TargetName("blog", node, ""), App: "blog", Node: node, Phase: rollout.TargetActive})
 	}
 	b.ReportAllocs()
 	var version int64
