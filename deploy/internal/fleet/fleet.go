@@ -111,7 +111,7 @@ func (f *Fleet) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := f.write("fleet.yaml", fmt.Sprintf(fleetYAML, f.Coordinator, f.Dir, balancer, f.port, f.options.Soak)); err != nil {
+	if err := f.write("fleet.yaml", fmt.Sprintf(fleetYAML, f.Coordinator, f.Dir, balancer, f.port, f.options.Soak, buildCache())); err != nil {
 		return err
 	}
 	if err := f.daemon("coordinator", nil, "deploy-coordinator", "--config", f.path("fleet.yaml")); err != nil {
@@ -126,6 +126,15 @@ func (f *Fleet) Start(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// buildCache is where the go program keeps what it has compiled.
+func buildCache() string {
+	out, err := exec.Command("go", "env", "GOCACHE").Output()
+	if err != nil {
+		return "off" // which the build itself will complain of
+	}
+	return strings.TrimSpace(string(out))
 }
 
 const fleetYAML = `coordinator:
@@ -147,6 +156,7 @@ apps:
     branch: main
     nodes: [web1, web2, web3]
     build: ["go build -o bin/hello ."]
+    env: {GOCACHE: "%[6]s"} # that of whoever runs this; each node's own would begin empty
     unit: hello.service
     health: {http: "http://{address}:%[4]d/healthz", interval: 200ms, deadline: 5s}
     balancer: edge
