@@ -22,7 +22,7 @@ import (
 func NewBalancer(b api.Balancer, node, server string) (lbclient.Provider, error) {
 	switch {
 	case b.Type == "haproxy":
-		return haproxy.New(haproxy.Config{Name: b.Name, Endpoints: b.Endpoints, Backends: b.Backends, Server: server})
+		return haproxy.New(haproxy.Config{Name: b.Name, Endpoints: b.Endpoints, Backends: b.Backends, Server: server, AllowUnreachable: b.AllowUnreachable})
 	case b.Type == "nginx" && b.Nginx != nil:
 		n := b.Nginx
 		return nginx.New(nginx.Config{
@@ -93,7 +93,8 @@ func (p *app) open(spec api.Spec, target, server string) (lbclient.Provider, err
 const quietWindow = 3 * time.Second
 
 // watched adds what the kernel knows of connections to the target to a balancer
-// that does not know what is in flight. The port is that of the health check.
+// that does not know what is in flight. The port is that of the health check, unless
+// fleet.yaml names others.
 // Nginx needs no help: its drain is idle when every process that could still
 // send work has ended.
 func watched(lb lbclient.Provider, b api.Balancer, check health.Check) (lbclient.Provider, error) {
@@ -102,12 +103,26 @@ func watched(lb lbclient.Provider, b api.Balancer, check health.Check) (lbclient
 	default:
 		return lb, nil
 	}
-	port := check.Port()
-	if port == 0 || lbclient.CapsOf(lb).InFlight {
+	idle := b.Idle
+	if idle == nil {
+		idle = &api.Idle{}
+	}
+	var ports []uint16
+	for _, n := range idle.Ports {
+		ports = append(ports, uint16(n)) // 1 to 65535, as config has it
+	}
+	if port := check.Port(); len(ports) == 0 && port != 0 {
+		ports = []uint16{port}
+	}
+	if len(ports) == 0 || lbclient.CapsOf(lb).InFlight {
 		return lb, nil
 	}
+	quiet := quietWindow
+	if idle.Window > 0 {
+		quiet = idle.Window.D()
+	}
 	return quiesce.Wrap(lb, quiesce.Config{
-		Ports: []uint16{port}, Address: ownLoopback(check.Address()), Quiet: quietWindow, Own: health.Own,
+		Ports: ports, Ignore: idle.Ignore, Address: ownLoopback(check.Address()), Quiet: quiet, Own: health.Own,
 		// Nobody knows where the balancer behind a program checks.
 		ChecksOnPort: b.Type == "exec",
 	})

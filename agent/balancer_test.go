@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/health"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
@@ -73,6 +75,7 @@ func TestConnectionsAreWatchedWhereTheBalancerCannotCount(t *testing.T) {
 	if _, err := visitor.Write([]byte("GET /")); err != nil {
 		t.Fatal(err)
 	}
+	port := l.Addr().(*net.TCPAddr).Port
 	check := health.Check{TCP: l.Addr().String()}
 	if p := check.Probe(t.Context()); !p.OK {
 		t.Fatal(p.Text)
@@ -82,17 +85,21 @@ func TestConnectionsAreWatchedWhereTheBalancerCannotCount(t *testing.T) {
 		counts  bool
 		check   health.Check
 		watched bool
+		idle    *api.Idle
 	}{
-		"exec":              {"exec", false, check, true},
-		"hetzner":           {"hetzner", false, check, true},
-		"digitalocean":      {"digitalocean", false, check, true},
-		"caddy":             {"caddy", false, check, true},
-		"caddy that counts": {"caddy", true, check, false},
-		"without a port":    {"exec", false, health.Check{}, false},
-		"nginx":             {"nginx", false, check, false}, // says idle itself
-		"haproxy":           {"haproxy", true, check, false},
+		"exec":              {"exec", false, check, true, nil},
+		"a port by name":    {"hetzner", false, health.Check{}, true, &api.Idle{Ports: []int{port}}},
+		"another port":      {"hetzner", false, check, false, &api.Idle{Ports: []int{1}}},
+		"visitors ignored":  {"hetzner", false, check, false, &api.Idle{Ignore: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}},
+		"hetzner":           {"hetzner", false, check, true, nil},
+		"digitalocean":      {"digitalocean", false, check, true, nil},
+		"caddy":             {"caddy", false, check, true, nil},
+		"caddy that counts": {"caddy", true, check, false, nil},
+		"without a port":    {"exec", false, health.Check{}, false, nil},
+		"nginx":             {"nginx", false, check, false, nil}, // says idle itself
+		"haproxy":           {"haproxy", true, check, false, nil},
 	} {
-		lb, err := watched(blind{counts: c.counts}, api.Balancer{Type: c.typ}, c.check)
+		lb, err := watched(blind{counts: c.counts}, api.Balancer{Type: c.typ, Idle: c.idle}, c.check)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -103,8 +110,11 @@ func TestConnectionsAreWatchedWhereTheBalancerCannotCount(t *testing.T) {
 		}
 		// The probe is no visitor, though it came from the same machine.
 		want := int64(-1)
-		if c.watched {
+		switch {
+		case c.watched:
 			want = 1
+		case c.idle != nil:
+			want = 0 // looked at, and found to be nobody's work
 		}
 		if st.Stage != lbclient.DrainBusy || st.InFlight != want || c.watched != strings.Contains(st.Evidence, visitor.LocalAddr().String()) {
 			t.Errorf("%s: got %+v, want %d in flight", name, st, want)
@@ -127,6 +137,19 @@ func TestWhichAddressesAreATargetsOwn(t *testing.T) {
 	} {
 		if got := ownLoopback(check.Address()).String(); got != want {
 			t.Errorf("%s: %s, want %s", check, got, want)
+		}
+	}
+}
+
+// The window of silence is the one that fleet.yaml gives.
+func TestTheQuietWindowIsConfigured(t *testing.T) {
+	lb, err := watched(blind{}, api.Balancer{Type: "exec", Idle: &api.Idle{Ports: []int{1}, Window: api.Duration(time.Nanosecond)}}, health.Check{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []lbclient.DrainStage{lbclient.DrainBusy, lbclient.DrainIdle} {
+		if st, err := lb.DrainStatus(t.Context(), lbclient.Restore{}); err != nil || st.Stage != want && st.Stage != lbclient.DrainIdle {
+			t.Errorf("got %+v, %v, want %s", st, err, want)
 		}
 	}
 }

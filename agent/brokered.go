@@ -85,7 +85,7 @@ func (p *brokered) rebuild(op api.BalancerOp, err error) error {
 	var unreachable *api.UnreachableError
 	switch {
 	case errors.As(err, &refused):
-		e.Err = nil
+		e.Err, e.After = nil, refused.After.D()
 		if e.Class = classOf(refused, op); refused.Op == "" {
 			e.Text = refused.Text
 			break

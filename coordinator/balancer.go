@@ -33,7 +33,9 @@ const cloudReads = 2
 var products = map[string]product{
 	"haproxy": {
 		open: func(b *config.Balancer, _, server string) (lbclient.Provider, error) {
-			return haproxy.New(haproxy.Config{Name: b.Name, Endpoints: b.HAProxy.Endpoints, Backends: b.HAProxy.Backends, Server: server})
+			return haproxy.New(haproxy.Config{
+				Name: b.Name, Endpoints: b.HAProxy.Endpoints, Backends: b.HAProxy.Backends, Server: server, AllowUnreachable: b.HAProxy.AllowUnreachable,
+			})
 		},
 		sameView: true,
 	},

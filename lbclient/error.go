@@ -3,6 +3,7 @@ package lbclient
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Class says what a caller may do about an error.
@@ -28,6 +29,8 @@ type Error struct {
 	Op    string // "drain web1 in backend web at unix:///run/haproxy/admin.sock"
 	Text  string // what happened, with the balancer's own words, and what to do
 	Err   error  // cause, may be nil
+	// After is how long the balancer asks to be left alone, 0 when it does not say.
+	After time.Duration
 }
 
 func (e *Error) Error() string {
@@ -51,6 +54,16 @@ func ClassOf(err error) Class {
 		return e.Class
 	}
 	return ClassTransient
+}
+
+// AfterOf returns how long the first [*Error] in err's chain asks to wait before
+// the next try, 0 when it does not say.
+func AfterOf(err error) time.Duration {
+	var e *Error
+	if errors.As(err, &e) {
+		return max(e.After, 0)
+	}
+	return 0
 }
 
 // Retryable tells whether the same operation may simply be tried again.

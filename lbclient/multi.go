@@ -46,7 +46,7 @@ type multiRecord struct {
 
 // at says which side an error is of.
 func (m *multi) at(i int, verb string, err error) error {
-	return &Error{Class: ClassOf(err), Op: fmt.Sprintf("%s at balancer %d of %d", verb, i+1, len(m.sides)), Err: err}
+	return &Error{Class: ClassOf(err), Op: fmt.Sprintf("%s at balancer %d of %d", verb, i+1, len(m.sides)), Err: err, After: AfterOf(err)}
 }
 
 func (m *multi) check(verb string) error {

@@ -253,6 +253,8 @@ type Error struct {
 	Reason string    `json:"reason,omitempty"` // machine-readable detail
 	Text   string    `json:"text"`             // what happened and what to do
 	Op     string    `json:"op,omitempty"`     // of a balancer's error: what Text says cannot be done
+	// After is how long to wait before the next try, where a balancer says.
+	After Duration `json:"after,omitempty"`
 }
 
 func (e *Error) Error() string { return e.Text }

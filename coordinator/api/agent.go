@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Limits of the agent protocol.
 const (
@@ -130,6 +133,9 @@ type StepTime struct {
 	Took  Duration `json:"took"`
 	Undo  bool     `json:"undo,omitempty"`
 	Error string   `json:"error,omitempty"`
+	// Note is what people should know of a step that went well, such as work that
+	// was cut off.
+	Note string `json:"note,omitempty"`
 }
 
 // Step names what an agent is doing.
@@ -303,6 +309,11 @@ type Balancer struct {
 	// or tcp://host:port. All must agree.
 	Endpoints []string `json:"endpoints"`
 	Backends  []string `json:"backends"`
+	// AllowUnreachable is how many of them may be down without stopping a turn.
+	AllowUnreachable int `json:"allow_unreachable,omitempty"`
+	// Idle says how to tell from connections that nothing is in flight, nil as
+	// usual.
+	Idle *Idle `json:"idle,omitempty"`
 	// What an agent that speaks to a balancer of another type itself must know.
 	// What needs a credential is the coordinator's alone.
 	Nginx *Nginx `json:"nginx,omitempty"`
@@ -315,10 +326,18 @@ type Balancer struct {
 	// before one is drained.
 	MinHealthy int `json:"min_healthy"`
 	// DrainTimeout bounds the wait for requests in flight;
-	// OnDrainTimeout says what then: "proceed" or "abort".
+	// OnDrainTimeout says what then: "proceed", "abort", or "force", which ends what
+	// remains and proceeds.
 	DrainTimeout   Duration `json:"drain_timeout"`
 	OnDrainTimeout string   `json:"on_drain_timeout"`
 	RejoinTimeout  Duration `json:"rejoin_timeout"`
+}
+
+// Idle says which connections to a target count as work.
+type Idle struct {
+	Ports  []int          `json:"ports,omitempty"`  // empty: that of the health check
+	Ignore []netip.Prefix `json:"ignore,omitempty"` // peers whose connections are none
+	Window Duration       `json:"window,omitempty"` // of silence; 0: as usual
 }
 
 // Nginx is an nginx on the agent's own machine. What is empty is usual there.

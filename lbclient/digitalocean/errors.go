@@ -22,6 +22,7 @@ func failed(op, method string, resp *godo.Response, err error) *lbclient.Error {
 	if errors.As(err, &refusal) && refusal.Response != nil {
 		status := refusal.Response.StatusCode
 		e.Class = classOf(method, status, refusal.Message)
+		e.After = cloudhttp.RetryAfter(refusal.Response)
 		e.Text = fmt.Sprintf("DigitalOcean answered %d %s", status, words(refusal)) + advice(e.Class, status, refusal.Response.Header)
 		return e
 	}

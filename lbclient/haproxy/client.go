@@ -103,11 +103,22 @@ func (c client) ask(ctx context.Context, e endpoint, op, line string, lost lbcli
 	return string(answer), nil
 }
 
+// nobody is the error of an instance to which no connection can be made.
+type nobody struct{ err error }
+
+func (n nobody) Error() string { return n.err.Error() }
+func (n nobody) Unwrap() error { return n.err }
+
 func dialError(ctx context.Context, op string, err error) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
+	// Only that the caller has no more time says nothing about the instance.
+	gone := !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 	out := &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}
+	if gone && !errors.Is(err, fs.ErrPermission) {
+		out.Err = nobody{err}
+	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		out.Class = lbclient.ClassDenied

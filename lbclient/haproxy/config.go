@@ -35,6 +35,10 @@ type Config struct {
 	Backends []string
 	// Server is the target's server name, the same in every backend.
 	Server string
+	// AllowUnreachable is how many instances may give no answer without keeping the
+	// target from being drained and put back at the others; 0 means that all must
+	// answer. See the README for what that risks.
+	AllowUnreachable int
 	// SocketTimeout bounds each command, from connecting to the last byte;
 	// 0 means [DefaultSocketTimeout].
 	SocketTimeout time.Duration
@@ -112,6 +116,9 @@ func (c Config) check() ([]endpoint, error) {
 			return nil, fmt.Errorf("endpoint %s is named twice", text)
 		}
 		endpoints = append(endpoints, e)
+	}
+	if c.AllowUnreachable < 0 || c.AllowUnreachable > 0 && c.AllowUnreachable >= len(endpoints) {
+		return nil, fmt.Errorf("%d may be unreachable of %d endpoints: one at least must answer", c.AllowUnreachable, len(endpoints))
 	}
 	if len(c.Backends) == 0 {
 		return nil, fmt.Errorf("no backends: name every backend of haproxy.cfg that sends work to %s", c.Server)

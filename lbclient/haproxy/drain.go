@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
@@ -40,11 +41,11 @@ func (p *provider) BeginDrain(ctx context.Context, r lbclient.Restore, minHealth
 	for _, pl := range places {
 		op := p.at(verb, pl.pool.name, pl.instance.endpoint)
 		// "drain" would end a maintenance, so this comes before anything is said.
+		if pl.server.held() {
+			continue
+		}
 		if pl.server.admin.maintenance() {
 			return foreign(op, pl.server)
-		}
-		if pl.server.admin.drained() {
-			continue
 		}
 		todo = append(todo, pl)
 		if pl.server.takesWork() {
@@ -107,7 +108,7 @@ func (p *provider) confirm(ctx context.Context, rec record, gave []place, minHea
 	}
 	for _, pl := range places {
 		op := p.at(verb, pl.pool.name, pl.instance.endpoint)
-		if !pl.server.admin.drained() {
+		if !pl.server.held() {
 			return &lbclient.Error{Class: lbclient.ClassConflict, Op: op,
 				Text: fmt.Sprintf("it was told to drain but is %s: HAProxy was reloaded or another hand changed it", pl.server.admin)}
 		}
@@ -218,7 +219,7 @@ func (p *provider) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclien
 	out := lbclient.DrainStatus{Stage: lbclient.DrainIdle, Epoch: epoch(instances)}
 	var lost, busy []string
 	for _, pl := range places {
-		if !pl.server.admin.drained() {
+		if !pl.server.held() {
 			lost = append(lost, fmt.Sprintf("%s is %s", pl, pl.server.admin))
 		}
 		if n := pl.server.inFlight(); n > 0 {
@@ -230,7 +231,7 @@ func (p *provider) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclien
 	switch {
 	case len(lost) > 0:
 		out.Stage = lbclient.DrainNotAsked
-		out.Evidence = sentence(append(lost, reloads...))
+		out.Evidence = sentence(slices.Concat(lost, reloads, p.absent()))
 		return out, nil
 	case unseen:
 		out.Stage, out.InFlight = lbclient.DrainBusy, -1
@@ -243,7 +244,10 @@ func (p *provider) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclien
 	if len(places) == 1 {
 		clauses[0] = fmt.Sprintf("drained in %s", places[0])
 	}
-	out.Evidence = sentence(append(append(clauses, busy...), reloads...))
+	if slices.ContainsFunc(places, func(pl place) bool { return pl.server.forced() }) {
+		clauses[0] += ", by force"
+	}
+	out.Evidence = sentence(slices.Concat(clauses, busy, reloads, p.absent()))
 	return out, nil
 }
 
@@ -253,7 +257,7 @@ func (p *provider) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclien
 func (p *provider) reloads(rec record, instances []*instance) (clauses []string, unseen bool) {
 	for _, in := range instances {
 		was := rec.instance(in.endpoint).Process
-		reloaded := !was.same(in.process)
+		reloaded := was.PID != 0 && !was.same(in.process) // or it was not there
 		var more []int
 		if reloaded {
 			more = []int{was.PID}

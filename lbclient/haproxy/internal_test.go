@@ -201,7 +201,7 @@ func TestRecordSurvivesTheJournal(t *testing.T) {
 	pr := p.(*provider)
 	var want record
 	for _, e := range pr.cfg.Endpoints {
-		want.Instances = append(want.Instances, instanceRecord{e, process{1, 2}, []placeRecord{
+		want.Instances = append(want.Instances, instanceRecord{Endpoint: e, Process: process{1, 2}, Places: []placeRecord{
 			{"web", 0, 40, 10}, {"api", disabledInFile, 1, 1}}})
 	}
 	r, err := pr.encode(want, true)

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -89,16 +90,51 @@ func (p *provider) glances(ctx context.Context, asked []question) []glance {
 	return out
 }
 
-// look is glances where every instance must answer.
+// look is glances where every instance must answer, but for those that may be
+// unreachable and that nobody answers for at all.
 func (p *provider) look(ctx context.Context, asked []question) ([]*instance, error) {
+	glances := p.glances(ctx, asked)
+	p.away = p.excused(glances)
 	var out []*instance
-	for _, g := range p.glances(ctx, asked) {
-		if g.err != nil {
+	for _, g := range glances {
+		switch {
+		case g.err == nil:
+			out = append(out, g.instance)
+		case !slices.Contains(p.away, g.endpoint):
 			return nil, g.err
 		}
-		out = append(out, g.instance)
 	}
 	return out, nil
+}
+
+// excused are the instances that gave no answer and need not: no more than the
+// configuration allows, while another answers. One that refuses, or that takes
+// the question and says nothing, is there and may be sending work.
+func (p *provider) excused(glances []glance) []endpoint {
+	var away []endpoint
+	answered := false
+	for _, g := range glances {
+		var gone nobody
+		switch {
+		case g.err == nil:
+			answered = true
+		case errors.As(g.err, &gone):
+			away = append(away, g.endpoint)
+		}
+	}
+	if !answered || len(away) > p.cfg.AllowUnreachable {
+		return nil
+	}
+	return away
+}
+
+// absent says which instances the last look did without.
+func (p *provider) absent() []string {
+	var out []string
+	for _, e := range p.away {
+		out = append(out, fmt.Sprintf("nobody answers at %s, which allow_unreachable lets pass", e))
+	}
+	return out
 }
 
 // epoch changes when any instance may have forgotten what it was told.

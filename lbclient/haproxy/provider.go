@@ -3,6 +3,7 @@ package haproxy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ type provider struct {
 	endpoints []endpoint
 	client    client
 	seen      map[endpoint]process // the last process that answered
+	away      []endpoint           // those that the last look did without
 	proc      procfs
 }
 
@@ -122,6 +124,9 @@ func (p *provider) Observe(ctx context.Context) (lbclient.Pool, error) {
 			}
 		}
 	}
+	for i := range out.Members {
+		out.Members[i].Detail = sentence(append([]string{out.Members[i].Detail}, p.absent()...))
+	}
 	return out, nil
 }
 
@@ -138,8 +143,14 @@ func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 		return lbclient.Restore{}, err
 	}
 	var rec record
-	for _, in := range instances {
-		rec.Instances = append(rec.Instances, instanceRecord{Endpoint: in.endpoint.text, Process: in.process})
+	for _, e := range p.endpoints {
+		ir := instanceRecord{Endpoint: e.text, Unreachable: slices.Contains(p.away, e)}
+		for _, in := range instances {
+			if in.endpoint == e {
+				ir.Process = in.process
+			}
+		}
+		rec.Instances = append(rec.Instances, ir)
 	}
 	serving := true
 	for _, pl := range places {

@@ -3,13 +3,15 @@ package haproxy
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
 // BeginRejoin implements [lbclient.Provider]. It puts back every place that can
 // be reached, even when another cannot, and then returns the first error. It
-// leaves alone what another hand put into maintenance meanwhile.
+// leaves alone what another hand put into maintenance meanwhile. After a force it
+// is ClassBusy until HAProxy has checked the target once.
 func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 	const verb = "rejoin"
 	rec, err := p.decode(p.op(verb), r)
@@ -22,7 +24,12 @@ func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 			first = err
 		}
 	}
-	for _, g := range p.glances(ctx, rec.questions()) {
+	glances := p.glances(ctx, rec.questions())
+	p.away = p.excused(glances)
+	for _, g := range glances {
+		if slices.Contains(p.away, g.endpoint) {
+			continue
+		}
 		if g.err != nil {
 			note(g.err)
 			continue
@@ -34,7 +41,7 @@ func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 		}
 		changed := false
 		for _, pl := range places {
-			was, _ := rec.instance(g.endpoint).place(pl.pool.name)
+			was := rec.was(pl)
 			did, err := p.putBack(ctx, pl, was)
 			changed = changed || did
 			if err != nil {
@@ -55,9 +62,20 @@ func (p *provider) putBack(ctx context.Context, pl place, was placeRecord) (chan
 	op := p.at("rejoin", pl.pool.name, pl.instance.endpoint)
 	var commands []string
 	if weight, differs := weightBack(pl.server, was); differs {
-		commands = append(commands, fmt.Sprintf("set server %s weight %d", pl.server.place(), weight))
+		to := fmt.Sprint(weight)
+		if weight == pl.server.configured {
+			to = "100%" // which a backend with a static algorithm takes too
+		}
+		commands = append(commands, fmt.Sprintf("set server %s weight %s", pl.server.place(), to))
+	}
+	if pl.server.weight == 0 && pl.server.held() {
+		if ready, err := p.endForce(ctx, pl, op); !ready {
+			return false, err
+		}
 	}
 	switch {
+	case pl.server.forced():
+		commands = append(commands, "set server "+pl.server.place()+" state ready")
 	case pl.server.admin.maintenance():
 		err = foreign(op, pl.server)
 	case pl.server.admin.drained():
@@ -103,9 +121,9 @@ func (p *provider) confirmBack(ctx context.Context, rec record, e endpoint) erro
 			return err
 		}
 		for _, pl := range places {
-			was, _ := rec.instance(e).place(pl.pool.name)
+			was := rec.was(pl)
 			_, differs := weightBack(pl.server, was)
-			if pl.server.admin.drained() || differs && !pl.server.admin.maintenance() {
+			if pl.server.held() || differs && !pl.server.admin.maintenance() {
 				return &lbclient.Error{Class: lbclient.ClassConflict, Op: p.at(verb, pl.pool.name, e),
 					Text: fmt.Sprintf("it was told to be ready with weight %d but is %s with weight %d: another hand changed it",
 						was.Weight, pl.server.admin, pl.server.weight)}
@@ -146,6 +164,7 @@ func (p *provider) RejoinStatus(ctx context.Context, r lbclient.Restore) (lbclie
 			clauses = []string{fmt.Sprintf("serving in all %d places", len(places))}
 		}
 	}
+	clauses = append(clauses, p.absent()...)
 	// A drain that another place lost or kept weighs more than a missing verdict.
 	for _, pl := range places {
 		if ph := pl.server.phase(); ph == lbclient.PhaseDraining || ph == lbclient.PhaseForeignOut {

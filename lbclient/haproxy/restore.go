@@ -23,6 +23,9 @@ type instanceRecord struct {
 	Endpoint string        `json:"endpoint"`
 	Process  process       `json:"process"`
 	Places   []placeRecord `json:"places"`
+	// Unreachable: it gave no answer, so that how the target stood there is not
+	// known. Places is empty.
+	Unreachable bool `json:"unreachable,omitempty"`
 }
 
 type placeRecord struct {
@@ -79,12 +82,15 @@ func decodeRecord(data []byte) (record, error) {
 	if len(rec.Instances) == 0 {
 		return record{}, errors.New("it names no instance")
 	}
+	if !slices.ContainsFunc(rec.Instances, func(i instanceRecord) bool { return !i.Unreachable }) {
+		return record{}, errors.New("it names no instance that answered")
+	}
 	for _, i := range rec.Instances {
 		// Checked again because commands are made of them.
 		if _, err := parseEndpoint(i.Endpoint); err != nil {
 			return record{}, err
 		}
-		if len(i.Places) == 0 {
+		if (len(i.Places) == 0) != i.Unreachable {
 			return record{}, fmt.Errorf("it names no backend at %s", i.Endpoint)
 		}
 		for _, pl := range i.Places {
@@ -102,6 +108,14 @@ func decodeRecord(data []byte) (record, error) {
 // questions ask what the record speaks of.
 func (rec record) questions() []question {
 	var out []question
+	var backends []string // the same in every instance
+	for _, i := range rec.Instances {
+		if len(backends) == 0 {
+			for _, pl := range i.Places {
+				backends = append(backends, pl.Backend)
+			}
+		}
+	}
 	for _, i := range rec.Instances {
 		e, err := parseEndpoint(i.Endpoint)
 		if err != nil {
@@ -110,6 +124,9 @@ func (rec record) questions() []question {
 		q := question{endpoint: e}
 		for _, pl := range i.Places {
 			q.backends = append(q.backends, pl.Backend)
+		}
+		if i.Unreachable {
+			q.backends = backends
 		}
 		out = append(out, q)
 	}
@@ -131,6 +148,20 @@ func (rec record) instance(e endpoint) instanceRecord {
 		}
 	}
 	return instanceRecord{}
+}
+
+// was is how the place stood. Of an instance that gave no answer then it is not
+// known; what it has now stands, and a weight of 0 is the mark of our own force.
+func (rec record) was(pl place) placeRecord {
+	if was, known := rec.instance(pl.instance.endpoint).place(pl.pool.name); known {
+		return was
+	}
+	s := pl.server
+	was := placeRecord{Backend: pl.pool.name, Weight: s.weight, Configured: s.configured}
+	if s.weight == 0 {
+		was.Weight = s.configured
+	}
+	return was
 }
 
 func (i instanceRecord) place(backend string) (placeRecord, bool) {

@@ -28,7 +28,11 @@ const (
 // fault wraps an error of a call as the provider's own.
 func (p *provider) fault(op, method string, resp *hcloud.Response, err error) *lbclient.Error {
 	class := classOf(method, resp, err)
-	return &lbclient.Error{Class: class, Op: op, Text: advice(class), Err: err}
+	e := &lbclient.Error{Class: class, Op: op, Text: advice(class), Err: err}
+	if resp != nil {
+		e.After = cloudhttp.RetryAfter(resp.Response)
+	}
+	return e
 }
 
 // classOf judges the answer to a call by the code in it, else by its status,

@@ -135,6 +135,10 @@ type activation struct {
 	already bool
 	// proceed: the drain ran out of time and work in flight is to be cut off.
 	proceed bool
+	// forceFailed is why work in flight could not be ended by force.
+	forceFailed error
+	// remark is for the timeline, of the step under way.
+	remark string
 	// begun: this process confirmed the drain at the balancer. admitted: it
 	// confirmed the rejoin, and asked for no drain since.
 	begun, admitted bool
@@ -270,7 +274,7 @@ func (a *activation) enter(next api.Step) error {
 func (a *activation) turnBack(err error) {
 	a.t.Undo = &journal.Undo{From: a.t.Step, Reason: fault.ReasonOf(err), Text: err.Error()}
 	a.Log.Warn("the turn failed and is being undone", "step", a.t.Step, "reason", a.t.Undo.Reason, "error", err)
-	a.proceed, a.begun = false, false
+	a.proceed, a.begun, a.forceFailed = false, false, nil
 	ctx, cancel := a.call()
 	defer cancel()
 	// Best effort: it only saves a second restart after a crash.
@@ -293,6 +297,7 @@ func (a *activation) note(err error) {
 	if err != nil {
 		s.Error = err.Error()
 	}
+	s.Note, a.remark = a.remark, ""
 	a.t.Steps = append(a.t.Steps, s)
 	a.Log.Info("step ended", "step", s.Step, "took", s.Took.D(), "undo", s.Undo)
 }

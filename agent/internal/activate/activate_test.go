@@ -13,6 +13,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
 // run works on one turn, starting a new process whenever one dies or stops, and
@@ -112,6 +113,7 @@ type expectation struct {
 	reason   api.Reason
 	restarts int
 	text     string
+	note     string // of the drain, in the timeline
 }
 
 func stories() map[string]expectation {
@@ -146,6 +148,31 @@ func stories() map[string]expectation {
 			s: change(good, func(s *scenario) { s.DrainHangs = true }), reverted: true, reason: api.ReasonBalancerFailed, text: "on_drain_timeout"},
 		"a drain that does not end and is cut off": {
 			s: change(good, func(s *scenario) { s.DrainHangs, s.OnTimeout = true, "proceed" }), ok: true, restarts: 1},
+		"a drain that does not end and is forced": {
+			s: change(good, func(s *scenario) { s.DrainHangs, s.OnTimeout, s.ForceAt = true, "force", 1 }), ok: true, restarts: 1,
+			note: "after 5s (drain_timeout) what was still in flight was ended by force"},
+		"a drain that takes force twice": {
+			s: change(good, func(s *scenario) { s.DrainHangs, s.OnTimeout, s.ForceAt = true, "force", 2 }), ok: true, restarts: 1,
+			note: "ended by force"},
+		"a drain that no force ends": {
+			s: change(good, func(s *scenario) { s.DrainHangs, s.OnTimeout, s.ForceAt = true, "force", 99 }), ok: true, restarts: 1,
+			note: "it went on with work in flight: 1 request"},
+		"a balancer that knows no force": {
+			s: change(good, func(s *scenario) { s.DrainHangs, s.OnTimeout = true, "force" }), ok: true, restarts: 1,
+			note: "could not be ended by force: cannot end the work by force: the balancer has no means to"},
+		"a balancer that is locked for two minutes": {
+			s: change(good, func(s *scenario) { s.BusyFor, s.Busy = 2*time.Minute, lbclient.ClassBusy }), ok: true, restarts: 1},
+		"a balancer that is locked for long": {
+			s:        change(good, func(s *scenario) { s.BusyFor, s.Busy = 6*time.Minute, lbclient.ClassBusy }),
+			reverted: true, reason: api.ReasonBalancerFailed, text: "previous actions"},
+		"a balancer that is away for two minutes": {
+			s:        change(good, func(s *scenario) { s.BusyFor, s.Busy = 2*time.Minute, lbclient.ClassTransient }),
+			reverted: true, reason: api.ReasonBalancerFailed, text: "previous actions"},
+		"a balancer whose calls are used up": {
+			s: change(good, func(s *scenario) { s.BusyFor, s.Busy, s.After = 3*time.Minute, lbclient.ClassRateLimited, time.Minute }), ok: true, restarts: 1},
+		"a balancer whose calls are used up for an hour": {
+			s:        change(good, func(s *scenario) { s.BusyFor, s.Busy, s.After = time.Minute, lbclient.ClassRateLimited, time.Hour }),
+			reverted: true, reason: api.ReasonBalancerFailed, text: "previous actions"},
 		"a balancer that forgets the drain": {
 			s: change(good, func(s *scenario) { s.ForgetAt, s.DrainTakes = 3, time.Second }), ok: true, restarts: 1},
 		"a balancer that forgets the drain right before the restart": {
@@ -196,10 +223,33 @@ func TestStories(t *testing.T) {
 			if w.restarts != e.restarts {
 				t.Errorf("%d restarts, want %d", w.restarts, e.restarts)
 			}
+			if note := drainNote(o); !strings.Contains(note, e.note) || e.note == "" && note != "" && e.s.OnTimeout != "proceed" {
+				t.Errorf("the drain's note is %q, want %q", note, e.note)
+			}
 			if !strings.Contains(o.Text, e.text) {
 				t.Errorf("text %q does not say %q", o.Text, e.text)
 			}
 		})
+	}
+}
+
+func drainNote(o api.Outcome) string {
+	for _, s := range o.Steps {
+		if s.Step == api.StepDrain && !s.Undo {
+			return s.Note
+		}
+	}
+	return ""
+}
+
+// A balancer that says how long to leave it alone is left alone.
+func TestRetryAfterIsHonoured(t *testing.T) {
+	s := base(healthyApps())
+	s.BusyFor, s.Busy, s.After = 3*time.Minute, lbclient.ClassRateLimited, time.Minute
+	w := run(t, s, nil)
+	// At 0, 1, 2, and 3 minutes, and the rejoin.
+	if w.asks != 5 {
+		t.Errorf("asked %d times for 2 changes, and it wanted to be left alone for a minute each time", w.asks)
 	}
 }
 
@@ -235,7 +285,7 @@ func TestADeathAtEveryOperation(t *testing.T) {
 						return
 					}
 					// A passing fault of the world may be spent before the death.
-					if o := w.results[0]; o.OK != e.ok && e.s.DiskFull == 0 {
+					if o := w.results[0]; o.OK != e.ok && e.s.DiskFull == 0 && (e.ok || e.s.BusyFor == 0) {
 						t.Errorf("death at operation %d, %s (late: %v): ok %v (%s), want %v", n, trace[n-1], late, o.OK, o.Text, e.ok)
 					}
 				}

@@ -2,6 +2,7 @@ package activate
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"time"
 
@@ -25,9 +26,12 @@ func balancerFault(err error) error {
 	return fault.New(api.ReasonBalancerFailed, err)
 }
 
-// ask repeats a call to the balancer while it fails in passing.
-func (a *activation) ask(deadline time.Time, f func(context.Context) error) error {
+// ask repeats a call to the balancer while it fails in passing, for at least
+// within, and longer where the balancer asks for patience. A wait that it asks
+// for and that is longer than that is begun only on the way back.
+func (a *activation) ask(within time.Duration, f func(context.Context) error) error {
 	p := quick(2 * time.Second)
+	begun := time.Now()
 	for {
 		ctx, cancel := a.call()
 		err := f(ctx)
@@ -38,11 +42,16 @@ func (a *activation) ask(deadline time.Time, f func(context.Context) error) erro
 		if a.Work.Err() != nil {
 			return ErrStopped
 		}
-		if !a.worthRepeating(err) || time.Now().After(deadline) {
+		left := max(within, patience(err)) - time.Since(begun)
+		after := lbclient.AfterOf(err)
+		if a.t.Undo != nil {
+			after = min(after, left) // the way back is tried once more at the end
+		}
+		if !a.worthRepeating(err) || left < 0 || after > left {
 			return balancerFault(err)
 		}
 		a.show(err.Error())
-		if err := a.pause(p.next()); err != nil {
+		if err := a.pause(max(p.next(), after)); err != nil {
 			return err
 		}
 	}
@@ -72,7 +81,7 @@ func (a *activation) balancer() api.Balancer {
 // beginDrain asks for the drain until the balancer holds it.
 func (a *activation) beginDrain() error {
 	a.admitted = false
-	err := a.ask(time.Now().Add(retryTimeout), func(ctx context.Context) error {
+	err := a.ask(retryTimeout, func(ctx context.Context) error {
 		return a.Balancer.BeginDrain(ctx, *a.t.Restore, a.balancer().MinHealthy)
 	})
 	if err != nil {
@@ -98,7 +107,7 @@ func (a *activation) drain() error {
 	within := orElse(a.balancer().DrainTimeout.D(), 30*time.Second)
 	deadline := time.Now().Add(within)
 	p := quick(time.Second)
-	giveUp := deadline.Add(retryTimeout)
+	begun, forced := time.Now(), 0
 	var failing time.Time // since when looks fail, or the drain is forgotten
 	epoch, idle, need := "", 0, 1
 	for {
@@ -124,11 +133,11 @@ func (a *activation) drain() error {
 				p = quick(time.Second)
 				idle, need = 0, 2
 			}
-			if !lbclient.ClassOf(err).Retryable() || time.Since(failing) > retryTimeout || time.Now().After(giveUp) {
+			if !lbclient.ClassOf(err).Retryable() || time.Since(failing) > patience(err) || time.Since(begun) > within+patience(err) {
 				return balancerFault(err)
 			}
 			a.show(err.Error())
-			if err := a.pause(max(p.next(), settle)); err != nil {
+			if err := a.pause(max(p.next(), settle, min(lbclient.AfterOf(err), busyTimeout))); err != nil {
 				return err
 			}
 			continue
@@ -142,6 +151,9 @@ func (a *activation) drain() error {
 		if st.Stage == lbclient.DrainIdle {
 			a.showRotation(api.RotationOut)
 			if idle++; idle >= need {
+				if forced > 0 {
+					a.remark = fmt.Sprintf("after %s (drain_timeout) what was still in flight was ended by force", within)
+				}
 				return nil
 			}
 			wait = settle
@@ -149,13 +161,36 @@ func (a *activation) drain() error {
 			idle = 0
 			a.show(st.Evidence)
 			if !time.Now().Before(deadline) {
-				return a.drainTimedOut(st, within)
+				if st.Stage != lbclient.DrainBusy || a.balancer().OnDrainTimeout != "force" || forced == forces {
+					return a.drainTimedOut(st, within)
+				}
+				forced++
+				a.force(st)
+				deadline, p = time.Now().Add(forceWait), quick(time.Second)
+				continue
 			}
 			wait = min(wait, time.Until(deadline))
 		}
 		if err := a.pause(wait); err != nil {
 			return err
 		}
+	}
+}
+
+// force has the balancer end what remains, as fleet.yaml says that it may. What
+// comes of it shows at the next look: a drain goes on without it.
+func (a *activation) force(st lbclient.DrainStatus) {
+	a.Log.Warn("the drain ran out of time; ending what remains by force", "evidence", st.Evidence)
+	err := error(&lbclient.Error{Class: lbclient.ClassUnsupported, Op: "end the work by force", Text: "the balancer has no means to"})
+	if f, ok := a.Balancer.(lbclient.Forcer); ok {
+		ctx, cancel := a.call()
+		err = f.ForceIdle(ctx, *a.t.Restore)
+		cancel()
+	}
+	a.forceFailed = err
+	if err != nil {
+		a.Log.Warn("cannot end the work by force", "error", err)
+		a.show(err.Error())
 	}
 }
 
@@ -166,9 +201,13 @@ func (a *activation) drainTimedOut(st lbclient.DrainStatus, within time.Duration
 			"cannot drain %s: after %s the balancer still sends it new work: %s", a.t.Restore.Target, within, st.Evidence)
 	}
 	// Going back cannot be given up for the sake of one slow request.
-	if a.balancer().OnDrainTimeout == "proceed" || a.t.Undo != nil {
+	if on := a.balancer().OnDrainTimeout; on == "proceed" || on == "force" || a.t.Undo != nil {
 		a.Log.Warn("the drain ran out of time; going on", "timeout", within, "evidence", st.Evidence)
 		a.proceed = true
+		a.remark = fmt.Sprintf("after %s (drain_timeout) it went on with work in flight: %s", within, st.Evidence)
+		if a.forceFailed != nil {
+			a.remark += fmt.Sprintf("; it could not be ended by force: %v", a.forceFailed)
+		}
 		return nil
 	}
 	return fault.Errorf(api.ReasonBalancerFailed,
@@ -179,7 +218,7 @@ func (a *activation) drainTimedOut(st lbclient.DrainStatus, within time.Duration
 // restart and while a fresh process is not yet proved.
 func (a *activation) holdDrain() error {
 	var st lbclient.DrainStatus
-	err := a.ask(time.Now().Add(retryTimeout), func(ctx context.Context) (err error) {
+	err := a.ask(retryTimeout, func(ctx context.Context) (err error) {
 		st, err = a.Balancer.DrainStatus(ctx, *a.t.Restore)
 		return err
 	})
@@ -219,7 +258,7 @@ func (a *activation) keepDrained() {
 func (a *activation) rejoin() error {
 	timeout := orElse(a.balancer().RejoinTimeout.D(), 60*time.Second)
 	begin := func() error {
-		return a.ask(time.Now().Add(max(timeout, retryTimeout)), func(ctx context.Context) error {
+		return a.ask(max(timeout, retryTimeout), func(ctx context.Context) error {
 			return a.Balancer.BeginRejoin(ctx, *a.t.Restore)
 		})
 	}
@@ -286,7 +325,7 @@ func (a *activation) takeSnapshot() error {
 		a.t.Restore = &r
 		return nil
 	}
-	return a.ask(time.Now().Add(retryTimeout), func(ctx context.Context) error {
+	return a.ask(retryTimeout, func(ctx context.Context) error {
 		r, err := a.Balancer.Snapshot(ctx)
 		if err == nil {
 			a.t.Restore = &r

@@ -215,7 +215,7 @@ func (a *activation) soak() error {
 			if blind.IsZero() {
 				blind = time.Now()
 			}
-			if !lbclient.ClassOf(err).Retryable() || time.Since(blind) > retryTimeout {
+			if !lbclient.ClassOf(err).Retryable() || time.Since(blind) > patience(err) {
 				return balancerFault(err)
 			}
 			a.show(err.Error())

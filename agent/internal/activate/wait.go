@@ -3,6 +3,8 @@ package activate
 import (
 	"context"
 	"time"
+
+	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
 const (
@@ -10,7 +12,23 @@ const (
 	callTimeout = 10 * time.Second
 	// retryTimeout bounds how long a call is repeated that fails in passing.
 	retryTimeout = 60 * time.Second
+	// busyTimeout is that bound where the balancer itself asks for patience: a
+	// cloud's lock has lasted for minutes.
+	busyTimeout = 5 * time.Minute
+	// forceWait is how long work that was ended by force may take to be gone, and
+	// forces how often it is ended.
+	forceWait = 5 * time.Second
+	forces    = 2
 )
+
+// patience is how long calls are repeated that fail like err.
+func patience(err error) time.Duration {
+	switch lbclient.ClassOf(err) {
+	case lbclient.ClassBusy, lbclient.ClassRateLimited:
+		return busyTimeout
+	}
+	return retryTimeout
+}
 
 // call returns the context for one call. It outlives the wish to stop, so that
 // what was begun is brought to an end.

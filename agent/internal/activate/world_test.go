@@ -56,6 +56,14 @@ type scenario struct {
 	DiskFull    int // the n-th write to the journal fails
 
 	RevokeAt time.Duration // 0: never
+
+	// The balancer can end work by force, which works at the n-th time; 0: it cannot.
+	ForceAt int
+	// From its first change on the balancer refuses changes for so long, with this
+	// class, asking to be left alone for After.
+	BusyFor time.Duration
+	Busy    lbclient.Class
+	After   time.Duration
 }
 
 // crash is what the process dies of in the middle of an operation.
@@ -84,6 +92,9 @@ type world struct {
 	loose   time.Time // when it forgot
 	asked   time.Time // when drained
 	epoch   int
+	forced  int
+	busy    time.Time // when a change was first asked for
+	asks    int       // changes asked for
 	looks   int
 	calls   int
 
@@ -270,6 +281,31 @@ func (b balancer) call(name string, f func() error) (err error) {
 	return err
 }
 
+// occupied refuses a change while the balancer is at work on another.
+func (b balancer) occupied() error {
+	b.asks++
+	if b.busy.IsZero() {
+		b.busy = time.Now()
+	}
+	if time.Since(b.busy) >= b.s.BusyFor {
+		return nil
+	}
+	return &lbclient.Error{Class: b.s.Busy, Op: "change it", Text: "it processes previous actions", After: b.s.After}
+}
+
+// forcible is a balancer that can end work by force.
+type forcible struct{ balancer }
+
+func (b forcible) ForceIdle(context.Context, lbclient.Restore) error {
+	return b.call("balancer.ForceIdle", func() error {
+		if !b.drained {
+			return &lbclient.Error{Class: lbclient.ClassConflict, Op: "force", Text: "not drained"}
+		}
+		b.forced++
+		return nil
+	})
+}
+
 func (b balancer) Preflight(context.Context) error { return nil }
 func (b balancer) Close() error                    { return nil }
 
@@ -300,6 +336,9 @@ func (b balancer) Snapshot(context.Context) (r lbclient.Restore, err error) {
 
 func (b balancer) BeginDrain(_ context.Context, r lbclient.Restore, minHealthy int) error {
 	return b.call("balancer.BeginDrain", func() error {
+		if err := b.occupied(); err != nil {
+			return err
+		}
 		if b.serving() && b.s.Others < minHealthy {
 			return &lbclient.Error{Class: lbclient.ClassUnsafe, Op: "drain", Text: "too few others"}
 		}
@@ -340,6 +379,8 @@ func (b balancer) DrainStatus(context.Context, lbclient.Restore) (st lbclient.Dr
 		switch {
 		case !b.drained:
 			st.Stage = lbclient.DrainNotAsked
+		case b.s.ForceAt > 0 && b.forced >= b.s.ForceAt:
+			st.Stage = lbclient.DrainIdle
 		case !b.s.DrainHangs && time.Since(b.asked) >= b.s.DrainTakes:
 			st.Stage = lbclient.DrainIdle
 		}
@@ -350,6 +391,9 @@ func (b balancer) DrainStatus(context.Context, lbclient.Restore) (st lbclient.Dr
 
 func (b balancer) BeginRejoin(context.Context, lbclient.Restore) error {
 	return b.call("balancer.BeginRejoin", func() error {
+		if err := b.occupied(); err != nil {
+			return err
+		}
 		want := goal
 		if t := b.journaled().Turn; t != nil && t.Undo != nil {
 			want = t.Fallback
@@ -459,8 +503,12 @@ func (d disk) Finish(o api.Outcome, held *journal.Held) error {
 // Processes.
 
 func (w *world) deps(stop, work context.Context, revoked <-chan struct{}) activate.Deps {
+	var lb lbclient.Provider = balancer{w}
+	if w.s.ForceAt > 0 {
+		lb = forcible{balancer{w}}
+	}
 	return activate.Deps{
-		Units: units{w}, Releases: releases{w}, Balancer: balancer{w}, Probe: prober{w}, Journal: disk{w},
+		Units: units{w}, Releases: releases{w}, Balancer: lb, Probe: prober{w}, Journal: disk{w},
 		MayRestart: func(string) bool { return !w.s.Forbidden },
 		Log:        slog.New(slog.DiscardHandler),
 		Stop:       stop, Work: work, Revoked: revoked,

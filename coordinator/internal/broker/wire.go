@@ -24,7 +24,7 @@ func WireMember(m lbclient.Member) api.BalancerMember {
 // wireError is a provider's error as it travels.
 func wireError(err error) *api.Error {
 	class := lbclient.ClassOf(err)
-	e := &api.Error{Kind: kindOf(class), Reason: string(class), Text: err.Error()}
+	e := &api.Error{Kind: kindOf(class), Reason: string(class), Text: err.Error(), After: api.Duration(lbclient.AfterOf(err))}
 	var le *lbclient.Error
 	// Wrapped in something else, its operation is no part of the sentence.
 	if errors.As(err, &le) && le.Error() == err.Error() {

@@ -17,7 +17,7 @@ type balancerType struct {
 }
 
 // commonKeys are the keys of every balancer.
-var commonKeys = []string{"type", "via", "max_unavailable", "min_healthy", "drain_timeout", "on_drain_timeout", "rejoin_timeout"}
+var commonKeys = []string{"type", "via", "max_unavailable", "min_healthy", "drain_timeout", "on_drain_timeout", "rejoin_timeout", "idle"}
 
 func (l *loader) readBalancer(name string, v value) {
 	if name == "none" {
@@ -42,8 +42,7 @@ func (l *loader) readBalancer(name string, v value) {
 	}
 	b.MaxUnavailable = o.share("max_unavailable")
 	b.MinHealthy = o.count("min_healthy", 1, 0, 1000)
-	b.DrainTimeout = o.duration("drain_timeout", 30*second, 0, day)
-	b.OnDrainTimeout = o.word("on_drain_timeout", "proceed", "abort")
+	l.readDraining(b, o)
 	b.RejoinTimeout = o.duration("rejoin_timeout", 60*second, second, day)
 	if !known {
 		return
@@ -142,7 +141,8 @@ func (l *loader) checkEvidence(b *Balancer) {
 		for _, n := range a.Nodes {
 			nodes[n] = true
 		}
-		if v, _ := l.apps[a].get("health"); (b.Hetzner != nil || b.DigitalOcean != nil || b.Gate != nil) && v.is("none") {
+		cloud := b.Hetzner != nil || b.DigitalOcean != nil
+		if v, _ := l.apps[a].get("health"); v.is("none") && (b.Gate != nil || cloud && (b.Idle == nil || len(b.Idle.Ports) == 0)) {
 			v.fail("a balancer of type %s counts no requests, so the agent watches the connections to the port that is checked; write {http: …} or {tcp: …} with the port on which the app takes work", b.Type)
 		}
 	}

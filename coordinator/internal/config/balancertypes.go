@@ -17,7 +17,7 @@ var balancerTypes map[string]balancerType
 func init() {
 	balancerTypes = map[string]balancerType{
 		"haproxy": {
-			keys: []string{"endpoints", "backend", "backends", "servers"}, vias: []Via{ViaAgent, ViaCoordinator},
+			keys: []string{"endpoints", "backend", "backends", "allow_unreachable", "servers"}, vias: []Via{ViaAgent, ViaCoordinator},
 			server: "the name of the server in haproxy.cfg", fits: isWord, read: (*loader).readHAProxy,
 		},
 		"nginx": {
@@ -56,6 +56,15 @@ func (l *loader) readHAProxy(b *Balancer, o object) {
 	b.HAProxy.Backends = o.oneOrMore("backend", "[web]", "the name of the backend in haproxy.cfg", "the name of a backend in haproxy.cfg", isWord)
 	if v, _ := o.get("backend"); !o.has("backend") && !o.has("backends") {
 		v.fail("missing; write the name of the backend in haproxy.cfg, such as web")
+	}
+	b.HAProxy.AllowUnreachable = o.count("allow_unreachable", 0, 0, 100)
+	v, given := o.get("allow_unreachable")
+	switch most := len(b.HAProxy.Endpoints) - 1; {
+	case !given || most < 0 || b.HAProxy.AllowUnreachable <= most:
+	case most == 0:
+		v.fail("there is one endpoint, and one must answer; leave it out")
+	default:
+		v.fail("%d may be unreachable of %d endpoints, and one must answer; write %d or less", b.HAProxy.AllowUnreachable, most+1, most)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -68,6 +69,19 @@ func (w *writer) balancer(b *Balancer) {
 	w.put("min_healthy", strconv.Itoa(b.MinHealthy))
 	w.put("drain_timeout", short(b.DrainTimeout))
 	w.put("on_drain_timeout", b.OnDrainTimeout)
+	if i := b.Idle; i != nil {
+		w.open("idle")
+		if len(i.Ports) > 0 {
+			w.put("ports", list(i.Ports, strconv.Itoa))
+		}
+		if len(i.Ignore) > 0 {
+			w.put("ignore", list(i.Ignore, func(p netip.Prefix) string { return plain(p.String()) }))
+		}
+		if i.Window > 0 {
+			w.put("window", short(i.Window))
+		}
+		w.close()
+	}
 	w.put("rejoin_timeout", short(b.RejoinTimeout))
 	if b.DigitalOcean == nil {
 		w.put("servers", servers(b.Servers))
@@ -80,6 +94,9 @@ func (w *writer) ofType(b *Balancer) {
 	case b.HAProxy != nil:
 		w.put("endpoints", list(b.HAProxy.Endpoints, plain))
 		w.put("backends", list(b.HAProxy.Backends, plain))
+		if n := b.HAProxy.AllowUnreachable; n > 0 {
+			w.put("allow_unreachable", strconv.Itoa(n))
+		}
 	case b.Nginx != nil:
 		n := b.Nginx
 		w.put("file", plain(n.File))

@@ -79,7 +79,8 @@ type Balancer struct {
 	MaxUnavailable Share // targets that may be out of rotation at a time
 	MinHealthy     int   // other targets that must serve before one is drained
 	DrainTimeout   time.Duration
-	OnDrainTimeout string // "proceed" or "abort"
+	OnDrainTimeout string // "proceed", "abort", or "force"
+	Idle           *Idle  // nil: as the agent does by itself
 	RejoinTimeout  time.Duration
 	Servers        map[Place]string // the names of targets in the balancer, where they are others
 }
@@ -88,6 +89,8 @@ type Balancer struct {
 type HAProxy struct {
 	Endpoints []string // unix:///path or tcp://host:port, of every instance
 	Backends  []string
+	// AllowUnreachable is how many instances may be down without stopping a turn.
+	AllowUnreachable int
 }
 
 // Nginx is the file with nginx's upstreams, on the machine of whoever edits it.

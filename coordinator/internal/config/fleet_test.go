@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"reflect"
 	"slices"
 	"testing"
@@ -152,9 +153,12 @@ func TestAgentsAreToldWhatTheyNeed(t *testing.T) {
 	f, err := Load("testdata/valid.balancers.yaml")
 	must(t, err)
 	for app, want := range map[string]api.Balancer{
-		"edge":    {Type: "nginx", Nginx: &api.Nginx{File: "/etc/nginx/upstreams.conf"}},
-		"shop":    {Type: "nginx", Via: api.ViaCoordinator},
-		"own":     {Type: "exec", Exec: &api.Exec{Command: []string{"/etc/lockstep/balancer", "--name", "own one"}}},
+		"edge": {Type: "nginx", Nginx: &api.Nginx{File: "/etc/nginx/upstreams.conf"}},
+		"shop": {Type: "nginx", Via: api.ViaCoordinator},
+		"own": {Type: "exec", Exec: &api.Exec{Command: []string{"/etc/lockstep/balancer", "--name", "own one"}}, Idle: &api.Idle{
+			Ports: []int{8080, 8443}, Ignore: []netip.Prefix{netip.MustParsePrefix("10.0.0.9/32"), netip.MustParsePrefix("fd00::/8")}, Window: api.Duration(2 * time.Second)}},
+		"pair":    {Type: "haproxy", Endpoints: []string{"tcp://10.0.0.1:9999", "tcp://10.0.0.2:9999"}, Backends: []string{"web"}, AllowUnreachable: 1},
+		"bare":    {Type: "hetzner", Via: api.ViaCoordinator, Idle: &api.Idle{Ports: []int{8080}}},
 		"lone":    {Type: "exec", Via: api.ViaCoordinator},
 		"cloud":   {Type: "hetzner", Via: api.ViaCoordinator},
 		"ocean":   {Type: "digitalocean", Via: api.ViaCoordinator},

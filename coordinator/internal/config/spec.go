@@ -38,8 +38,11 @@ func (b *Balancer) spec() *api.Balancer {
 		OnDrainTimeout: b.OnDrainTimeout,
 		RejoinTimeout:  api.Duration(b.RejoinTimeout),
 	}
+	if i := b.Idle; i != nil {
+		s.Idle = &api.Idle{Ports: i.Ports, Ignore: i.Ignore, Window: api.Duration(i.Window)}
+	}
 	if h := b.HAProxy; h != nil {
-		s.Endpoints, s.Backends = h.Endpoints, h.Backends
+		s.Endpoints, s.Backends, s.AllowUnreachable = h.Endpoints, h.Backends, h.AllowUnreachable
 	}
 	if b.Via == ViaCoordinator {
 		s.Via = api.ViaCoordinator

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
@@ -182,6 +183,11 @@ func targetReported(t api.TargetReport) rollout.TargetReport {
 			tr.Outcome.Text = fmt.Sprintf("out of rotation for %s", o.Out.D().Round(time.Millisecond))
 		case !o.OK:
 			tr.Outcome.Fault = fault(o.Reason)
+		}
+		for _, s := range o.Steps {
+			if s.Note != "" {
+				tr.Outcome.Text = strings.TrimPrefix(tr.Outcome.Text+"; "+s.Note, "; ")
+			}
 		}
 	}
 	return tr

@@ -226,6 +226,13 @@ func TestReportedWords(t *testing.T) {
 			rollout.TargetReport{Target: "t", Rotation: rollout.RotationUnknown, Health: rollout.HealthUnknown,
 				Outcome: &rollout.Outcome{Turn: 7, OK: true, Text: "out of rotation for 1.5s"}},
 		},
+		"success, with something to tell": {
+			api.TargetReport{Target: "t", Outcome: &api.Outcome{Turn: 7, OK: true, Out: api.Duration(time.Second), Steps: []api.StepTime{
+				{Step: api.StepDrain, Note: "what remained was ended by force"}, {Step: api.StepSwitch},
+			}}},
+			rollout.TargetReport{Target: "t", Rotation: rollout.RotationUnknown, Health: rollout.HealthUnknown,
+				Outcome: &rollout.Outcome{Turn: 7, OK: true, Text: "out of rotation for 1s; what remained was ended by force"}},
+		},
 		"a bad release": {
 			api.TargetReport{Target: "t", Outcome: &api.Outcome{Turn: 7, Reverted: true, Reason: api.ReasonUnhealthy, Text: "no"}},
 			rollout.TargetReport{Target: "t", Rotation: rollout.RotationUnknown, Health: rollout.HealthUnknown,

@@ -85,6 +85,12 @@ func untrusted(err error) bool {
 	return errors.As(err, &e)
 }
 
+// RetryAfter is how long an answer asks to wait, 0 when it does not say.
+func RetryAfter(resp *http.Response) time.Duration {
+	after, _ := retryAfter(resp, time.Now())
+	return after
+}
+
 // retryAfter reads the header of that name, in seconds or as a date.
 func retryAfter(resp *http.Response, now time.Time) (time.Duration, bool) {
 	if resp == nil {
