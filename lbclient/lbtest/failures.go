@@ -124,7 +124,7 @@ func check(part string, tests func(dir string) ([]string, error), harnesses []Ha
 	}
 	named := testName.FindAllStringSubmatch(part, -1)
 	if len(named) == 0 {
-		return fmt.Errorf("%q names no test, and is no contract:, cannot apply: or elsewhere:", part)
+		return fmt.Errorf("%q names no test and begins with none of contract, cannot apply, elsewhere", part)
 	}
 	for _, n := range named {
 		dir := "."

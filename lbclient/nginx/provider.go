@@ -27,7 +27,8 @@ func (p *provider) Caps() lbclient.Caps {
 		Health:   false,
 		InFlight: false,
 		Disturbs: "each drain and each rejoin reloads nginx, which closes the idle keep-alive connections of all its clients; " +
-			"a client that sends a request at that very moment sees its connection reset (from nginx 1.27.4 on, keepalive_min_timeout prevents that)",
+			"a client that sends a request at that very moment sees its connection reset (from nginx 1.27.4 on, keepalive_min_timeout prevents that), " +
+			"and an answer of which nginx has read exactly one buffer is cut off (buffers as its page advises prevent that)",
 		Undocumented: "nginx does not say which configuration runs; it is concluded from the births of its worker processes",
 	}
 }
