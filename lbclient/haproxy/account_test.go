@@ -23,7 +23,7 @@ func TestEveryFailureIsAccountedFor(t *testing.T) {
 12 contract: capacity, all at once; TestLastInOneBackendIsLastEnough, TestBackupsDoNotCount, TestTwoAgentsAtOnce
 13 contract: another hand; TestOutByAnotherHand, TestMaintenanceInMidDrain
 14 contract: forgets, readmitted; TestReloadInMidDrain
-15 contract: in flight; TestStickyVisitors
+15 contract: in flight, force; TestStickyVisitors, TestForce
 16 TestReloadInMidDrain, TestReloadBeforeTheDrain, TestFormer
 17 contract: rejoin waits for the check; TestEveryKindOfServer, TestDrainedIsNotReadFromTheStatus
 18 contract: rolling restart; TestEveryKindOfServer: out of maintenance a server is pending
