@@ -1,0 +1,240 @@
+package archive
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// item is one entry of a tree on its way from the disk.
+type item struct {
+	kind   byte
+	path   string
+	target string
+	err    error
+
+	// Of a file: read ahead when it is small, else left for the one who writes.
+	ready chan struct{}
+	data  []byte
+	sum   [sha256.Size]byte
+	large bool
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, small+1); return &b }}
+
+// tree reads a directory.
+type tree struct {
+	dir   string
+	skip  func(path string) bool
+	items chan *item // in order
+	work  chan *item // small files to be read
+}
+
+// each gives every entry below dir, in order, to do; small files are read ahead.
+// The data of an item is gone once do returns.
+func each(ctx context.Context, dir string, skip func(string) bool, do func(*item) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	t := &tree{dir: dir, skip: skip, items: make(chan *item, pending), work: make(chan *item, pending)}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(t.items)
+		defer close(t.work)
+		if err := t.walk(ctx, ""); err != nil {
+			t.send(ctx, &item{err: err})
+		}
+	})
+	for range min(runtime.GOMAXPROCS(0), 4) {
+		wg.Go(func() {
+			for it := range t.work {
+				t.read(it)
+				close(it.ready)
+			}
+		})
+	}
+	defer wg.Wait()
+	defer cancel()
+	for it := range t.items {
+		if it.ready != nil {
+			<-it.ready
+		}
+		if it.err != nil {
+			return it.err
+		}
+		if err := do(it); err != nil {
+			return err
+		}
+		if it.data != nil {
+			b := it.data[:0]
+			buffers.Put(&b)
+		}
+	}
+	return context.Cause(ctx)
+}
+
+func (t *tree) send(ctx context.Context, it *item) {
+	select {
+	case t.items <- it:
+	case <-ctx.Done():
+		return
+	}
+	if it.ready != nil {
+		t.work <- it // there is room: no more are pending than items
+	}
+}
+
+// walk visits what is below the directory at path, sorted by name.
+func (t *tree) walk(ctx context.Context, path string) error {
+	entries, err := os.ReadDir(filepath.Join(t.dir, filepath.FromSlash(path)))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		at := e.Name()
+		if path != "" {
+			at = path + "/" + at
+		}
+		if t.skip != nil && t.skip(at) {
+			continue
+		}
+		it := &item{path: at}
+		switch e.Type() {
+		case fs.ModeDir:
+			it.kind = kindDir
+			t.send(ctx, it)
+			if err := t.walk(ctx, at); err != nil {
+				return err
+			}
+			continue
+		case fs.ModeSymlink:
+			it.kind = kindLink
+			it.target, it.err = os.Readlink(t.place(it))
+		case 0:
+			it.kind, it.ready = kindFile, make(chan struct{})
+		default:
+			it.kind = kindOther
+		}
+		t.send(ctx, it)
+	}
+	return nil
+}
+
+func (t *tree) place(it *item) string { return filepath.Join(t.dir, filepath.FromSlash(it.path)) }
+
+// open opens a file, never through a link or to wait for a pipe.
+func open(place string) (*os.File, fs.FileInfo, error) {
+	f, err := os.OpenFile(place, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errors.New("it changed while it was read")
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, fi, nil
+}
+
+// read reads a small file and its sum, and of any the kind.
+func (t *tree) read(it *item) {
+	f, fi, err := open(t.place(it))
+	if err != nil {
+		it.err = fmt.Errorf("cannot read %s: %w", quote(it.path), err)
+		return
+	}
+	defer f.Close()
+	if fi.Mode()&0o100 != 0 {
+		it.kind = kindProgram
+	}
+	if fi.Size() > small {
+		it.large = true
+		return
+	}
+	buf := *buffers.Get().(*[]byte)
+	n, err := io.ReadFull(f, buf[:small+1])
+	switch {
+	case err == nil: // it grew
+		it.large = true
+		buffers.Put(&buf)
+		return
+	case !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
+		it.err = fmt.Errorf("cannot read %s: %w", quote(it.path), err)
+		return
+	}
+	it.data = buf[:n]
+	it.sum = sha256.Sum256(it.data)
+}
+
+// Digest reads the tree in dir. What skip (which may be nil) is true of is left
+// out, with all below it.
+func Digest(ctx context.Context, dir string, skip func(path string) bool) (Summary, error) {
+	s, err := digest(ctx, dir, skip)
+	if err != nil {
+		return s, fmt.Errorf("cannot make the digest of %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func digest(ctx context.Context, dir string, skip func(string) bool) (Summary, error) {
+	t := newTally()
+	var unfit error
+	buf := make([]byte, 256<<10)
+	err := each(ctx, dir, skip, func(it *item) error {
+		switch it.kind {
+		case kindLink:
+			return t.link(it.path, it.target)
+		case kindDir:
+			t.add(it.kind, it.path, nil)
+			return nil
+		case kindOther:
+			if unfit == nil {
+				unfit = notAFile(it.path)
+			}
+			t.add(it.kind, it.path, nil)
+			return nil
+		}
+		if !it.large {
+			t.add(it.kind, it.path, it.sum[:])
+			t.bytes += int64(len(it.data))
+			return nil
+		}
+		f, _, err := open(filepath.Join(dir, filepath.FromSlash(it.path)))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		sum := sha256.New()
+		n, err := io.CopyBuffer(sum, struct{ io.Reader }{f}, buf)
+		if err != nil {
+			return err
+		}
+		t.bytes += n
+		t.add(it.kind, it.path, sum.Sum(nil))
+		return nil
+	})
+	if err != nil {
+		return Summary{}, err
+	}
+	if unfit == nil {
+		unfit = t.strays()
+	}
+	return Summary{Digest: t.digest(), Files: t.files, Bytes: t.bytes, Unfit: unfit}, nil
+}
+
+func notAFile(path string) error {
+	return bad(path, "is a device, a pipe, or a socket, which cannot be a part of a release")
+}

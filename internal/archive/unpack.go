@@ -1,0 +1,459 @@
+package archive
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Limits bound what an archive may unpack to, whatever it says of itself.
+type Limits struct {
+	Files int   // files, directories, and symbolic links
+	Bytes int64 // of the whole tar stream
+}
+
+// Unpack writes the archive from r into dir, which must be empty, and returns
+// what came out of it: the caller compares the digest with the one it expects
+// before it uses any of it. After an error dir holds a part of the tree.
+//
+// Nothing is written outside dir, and never through a symbolic link. Whatever
+// [Pack] does not write makes the archive a *[BadError], as does damage and more
+// than lim allows. An error of reading r is returned as such.
+func Unpack(ctx context.Context, r io.Reader, dir string, lim Limits) (Summary, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return Summary{}, fmt.Errorf("cannot unpack an archive: %w", err)
+	}
+	d, err := root.Open(".")
+	if err == nil {
+		if names, _ := d.Readdirnames(1); len(names) > 0 {
+			err = fmt.Errorf("%s is not empty", dir)
+		}
+		d.Close()
+	}
+	if err != nil {
+		root.Close()
+		return Summary{}, fmt.Errorf("cannot unpack an archive: %w", err)
+	}
+	s, err := unpack(ctx, r, root, lim)
+	if err != nil {
+		return s, fmt.Errorf("cannot unpack an archive into %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// Verify reads an archive as [Unpack] does, and writes nothing.
+func Verify(ctx context.Context, r io.Reader, lim Limits) (Summary, error) {
+	s, err := unpack(ctx, r, nil, lim)
+	if err != nil {
+		return s, fmt.Errorf("cannot verify an archive: %w", err)
+	}
+	return s, nil
+}
+
+// source remembers how reading ended, to tell a damaged archive from one that
+// could not be read, and ends with its context.
+type source struct {
+	ctx context.Context
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	if s.err == nil && s.ctx.Err() != nil {
+		s.err = context.Cause(s.ctx)
+	}
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.r.Read(p)
+	s.err = err
+	return n, err
+}
+
+// bounded is the tar stream, up to a limit.
+type bounded struct {
+	r     io.Reader
+	left  int64
+	zeros int // at its end, so far
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, bad("", "unpacks to more than there is room for")
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	kept := len(bytes.TrimRight(p[:n], "\x00"))
+	if kept > 0 {
+		b.zeros = 0
+	}
+	b.zeros += n - kept
+	return n, err
+}
+
+func unpack(ctx context.Context, r io.Reader, root *os.Root, lim Limits) (s Summary, err error) {
+	src := &source{ctx: ctx, r: r}
+	dec, err := zstd.NewReader(src, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(frame), zstd.WithDecoderMaxMemory(8<<20))
+	if err != nil {
+		return s, err
+	}
+	defer dec.Close()
+	u := newUnpacker(root, lim)
+	stream := &bounded{r: dec, left: lim.Bytes}
+	err = u.all(tar.NewReader(stream))
+	if err == nil {
+		err = ends(stream)
+	}
+	err = errors.Join(err, u.finish())
+	if err == nil {
+		err = u.links()
+	}
+	if root != nil {
+		err = errors.Join(err, root.Close())
+	}
+	if err != nil {
+		return s, judged(err, src.err)
+	}
+	return Summary{Digest: u.digest(), Files: u.files, Bytes: u.bytes}, nil
+}
+
+// judged tells whose fault it is that an archive was not read to its end.
+func judged(err, reading error) error {
+	var b *BadError
+	var path *os.PathError
+	var link *os.LinkError
+	switch {
+	case reading != nil && !errors.Is(reading, io.EOF):
+		return reading
+	case errors.As(err, &b), errors.As(err, &path), errors.As(err, &link):
+		return err
+	}
+	return &BadError{Why: "is damaged or cut short", Err: err}
+}
+
+// trailer is how a tar stream ends: one that was cut between two entries does not.
+const trailer = 1024
+
+// ends sees that the tar stream ends as it must, with nothing after it.
+func ends(r *bounded) error {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		for _, c := range buf[:n] {
+			if c != 0 {
+				return bad("", "has data after its end")
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			if r.zeros < trailer {
+				return io.ErrUnexpectedEOF
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// unpacker writes a tree as its entries come, in the order of [Pack].
+type unpacker struct {
+	*tally
+	root  *os.Root // nil: nothing is written
+	lim   Limits
+	last  string
+	stack []*folder // the directories above the last entry, from the root
+
+	order chan *output
+	work  chan *output
+	wg    sync.WaitGroup
+	done  chan struct{}
+	mu    sync.Mutex
+	err   error // of writing
+}
+
+// folder is a directory that is open for as long as something is written in it.
+type folder struct {
+	path string
+	root *os.Root
+	refs atomic.Int32
+}
+
+func (f *folder) release() {
+	if f.refs.Add(-1) == 0 && f.root != nil && f.path != "" {
+		f.root.Close()
+	}
+}
+
+// output is one entry on its way to the disk.
+type output struct {
+	kind  byte
+	path  string
+	in    *folder
+	data  []byte
+	sum   []byte
+	ready chan struct{} // nil: it is
+}
+
+func newUnpacker(root *os.Root, lim Limits) *unpacker {
+	u := &unpacker{tally: newTally(), root: root, lim: lim, order: make(chan *output, pending), work: make(chan *output, pending), done: make(chan struct{})}
+	top := &folder{root: root}
+	top.refs.Store(1)
+	u.stack = []*folder{top}
+	for range min(runtime.GOMAXPROCS(0), 4) {
+		u.wg.Go(func() {
+			for o := range u.work {
+				sum := sha256.Sum256(o.data)
+				o.sum = sum[:]
+				if err := u.write(o); err != nil {
+					u.failed(err)
+				}
+				o.in.release()
+				b := o.data[:0]
+				buffers.Put(&b)
+				close(o.ready)
+			}
+		})
+	}
+	go func() {
+		defer close(u.done)
+		for o := range u.order {
+			if o.ready != nil {
+				<-o.ready
+			}
+			u.add(o.kind, o.path, o.sum)
+		}
+	}()
+	return u
+}
+
+func (u *unpacker) failed(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.err == nil {
+		u.err = err
+	}
+}
+
+func (u *unpacker) failure() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.err
+}
+
+// finish waits for what is on its way.
+func (u *unpacker) finish() error {
+	close(u.work)
+	u.wg.Wait()
+	close(u.order)
+	<-u.done
+	for _, f := range u.stack {
+		f.release()
+	}
+	return u.failure()
+}
+
+func (u *unpacker) all(tr *tar.Reader) error {
+	count := 0
+	buf := make([]byte, 256<<10)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return u.failure()
+		}
+		if err != nil {
+			return err
+		}
+		if count++; count > u.lim.Files {
+			return bad(h.Name, fmt.Sprintf("is beyond the %d files that an archive may hold", u.lim.Files))
+		}
+		if err := u.failure(); err != nil {
+			return err
+		}
+		if err := u.entry(h, tr, buf); err != nil {
+			return err
+		}
+	}
+}
+
+func (u *unpacker) entry(h *tar.Header, tr *tar.Reader, buf []byte) error {
+	path := h.Name
+	if h.Typeflag == tar.TypeDir {
+		path = strings.TrimSuffix(path, "/")
+	}
+	in, err := u.enter(path)
+	if err != nil {
+		return err
+	}
+	for key := range h.PAXRecords {
+		if key != "path" && key != "linkpath" && key != "size" {
+			return bad(path, "has the attribute "+quote(key)+", which no archive of ours has")
+		}
+	}
+	switch h.Typeflag {
+	case tar.TypeDir:
+		return u.dir(path, in)
+	case tar.TypeSymlink:
+		// Made last of all, so that nothing is ever written through one.
+		if h.Linkname == "" || len(h.Linkname) > maxPath || strings.Contains(h.Linkname, "\x00") {
+			return bad(path, "is a symbolic link without a usable target")
+		}
+		if len(u.tally.links) >= maxLinks {
+			return bad(path, fmt.Sprintf("is beyond the %d symbolic links that are supported", maxLinks))
+		}
+		u.tally.links[path] = h.Linkname
+		u.order <- &output{kind: kindLink, path: path, sum: []byte(h.Linkname)}
+		return nil
+	case tar.TypeReg:
+	default:
+		return bad(path, fmt.Sprintf("is of type %q, and only files, directories, and symbolic links can be", h.Typeflag))
+	}
+	o := &output{kind: kindFile, path: path, in: in}
+	switch h.Mode {
+	case 0o644:
+	case 0o755:
+		o.kind = kindProgram
+	default:
+		return bad(path, fmt.Sprintf("has mode %o; expected 644 or 755", h.Mode))
+	}
+	u.bytes += h.Size
+	if h.Size > small {
+		return u.large(o, tr, buf)
+	}
+	data := (*buffers.Get().(*[]byte))[:h.Size]
+	if _, err := io.ReadFull(tr, data); err != nil {
+		return err
+	}
+	o.data, o.ready = data, make(chan struct{})
+	in.refs.Add(1)
+	u.order <- o
+	u.work <- o
+	return nil
+}
+
+// enter checks a path and returns the directory that it is in, which must have
+// come before.
+func (u *unpacker) enter(path string) (*folder, error) {
+	if path == "" || len(path) > maxPath {
+		return nil, bad(path, "is not a path below the release")
+	}
+	names := strings.Split(path, "/")
+	for _, name := range names {
+		switch {
+		case name == "" || name == "." || name == ".." || strings.Contains(name, "\x00"):
+			return nil, bad(path, "is not a path below the release")
+		case len(name) > maxName:
+			return nil, bad(path, "has a name longer than Linux allows")
+		}
+	}
+	if len(names) > maxDepth {
+		return nil, bad(path, fmt.Sprintf("is more than %d directories deep", maxDepth))
+	}
+	if u.last != "" && compare(path, u.last) <= 0 {
+		return nil, bad(path, "is out of order, or there twice")
+	}
+	u.last = path
+	parent := ""
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		parent = path[:i]
+	}
+	for n := len(u.stack); n > len(names); n-- {
+		u.stack[n-1].release()
+		u.stack = u.stack[:n-1]
+	}
+	in := u.stack[len(u.stack)-1]
+	if in.path != parent {
+		return nil, bad(path, "is in a directory that the archive does not have")
+	}
+	return in, nil
+}
+
+func (u *unpacker) dir(path string, in *folder) error {
+	f := &folder{path: path}
+	f.refs.Store(1)
+	if u.root != nil {
+		name := base(path)
+		if err := in.root.Mkdir(name, 0o755); err != nil {
+			return err
+		}
+		var err error
+		if f.root, err = in.root.OpenRoot(name); err != nil {
+			return err
+		}
+	}
+	u.stack = append(u.stack, f)
+	u.order <- &output{kind: kindDir, path: path}
+	return nil
+}
+
+func (u *unpacker) create(o *output) (*os.File, error) {
+	perm := os.FileMode(0o644)
+	if o.kind == kindProgram {
+		perm = 0o755
+	}
+	return o.in.root.OpenFile(base(o.path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+}
+
+func (u *unpacker) write(o *output) error {
+	if u.root == nil {
+		return nil
+	}
+	f, err := u.create(o)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(o.data)
+	return errors.Join(err, f.Close())
+}
+
+// large writes a file as it comes.
+func (u *unpacker) large(o *output, r io.Reader, buf []byte) error {
+	sum := sha256.New()
+	var to io.Writer = sum
+	var f *os.File
+	if u.root != nil {
+		var err error
+		if f, err = u.create(o); err != nil {
+			return err
+		}
+		to = io.MultiWriter(f, sum)
+	}
+	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{r}, buf)
+	if f != nil {
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return err
+	}
+	o.sum = sum.Sum(nil)
+	u.order <- o
+	return nil
+}
+
+// links makes the symbolic links, once it is known where all of them lead.
+func (u *unpacker) links() error {
+	if err := u.strays(); err != nil || u.root == nil {
+		return err
+	}
+	for path, target := range u.tally.links {
+		if err := u.root.Symlink(target, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func base(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
