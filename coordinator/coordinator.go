@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/depot"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/httpapi"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/metrics"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/runner"
@@ -82,6 +83,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, lbs.Close()) }()
+	built := depot.Open(fleet.Coordinator.Archives)
+	for _, a := range fleet.Apps {
+		if err := tellArchives(ctx, built, run, a.Name); err != nil {
+			return err
+		}
+	}
 	look := survey.New(survey.Config{
 		Fleet: fleet, Engine: run, Broker: lbs, Head: heads(apps), Version: o.Version,
 		Reload: func() (*config.Fleet, error) { return config.Load(o.Config) },
@@ -100,7 +107,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	srv := &http.Server{
 		Handler: httpapi.New(httpapi.Config{
-			Apps: httpApps(fleet), Runner: run, Trigger: trig, Store: st, Webhook: hook, Broker: lbs, Survey: look,
+			Apps: httpApps(fleet), Runner: run, Trigger: trig, Store: st, Webhook: hook, Broker: lbs, Depot: built,
+			Archived: func(ctx context.Context, app string) error { return tellArchives(ctx, built, run, app) }, Survey: look,
 			Metrics: m.Handler(), Tokens: tokens(fleet), Version: o.Version, Log: o.Log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -113,6 +121,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	g.Go(func() error { return run.Run(ctx) })
 	g.Go(func() error { return trig.Run(ctx) })
 	g.Go(func() error { return prune(ctx, st, o.Log) })
+	g.Go(func() error { return keepArchives(ctx, built, run, o.Log) })
 	g.Go(func() error {
 		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("cannot serve on %s: %w", ln.Addr(), err)

@@ -244,6 +244,7 @@ const (
 	ErrorTooLarge     ErrorKind = "too_large"    // 413
 	ErrorInternal     ErrorKind = "internal"     // 500
 	ErrorUnavailable  ErrorKind = "unavailable"  // 503
+	ErrorNoSpace      ErrorKind = "no_space"     // 507: the coordinator's disk is full
 )
 
 // Error is the body of every answer that is not 2xx, and the error that the

@@ -129,7 +129,9 @@ type call struct {
 	method string
 	path   string // escaped, from "/"
 	query  url.Values
-	body   any // nil: none
+	body   any    // nil: none
+	raw    []byte // a body that is not JSON
+	span   string // of bytes, for the Range header
 	limit  int64
 	// repeatable: a second arrival does no harm. Others are tried again only
 	// when the first cannot have arrived.
@@ -139,6 +141,19 @@ type call struct {
 
 // do carries out one call and decodes the answer into out (nil: there is none).
 func (c *Client) do(ctx context.Context, rq call, out any) error {
+	resp, answer, err := c.send(ctx, rq)
+	if err != nil || out == nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(answer))
+	if err := dec.Decode(out); err != nil {
+		return &AnswerError{Method: rq.method, URL: c.base + rq.path, Status: resp.StatusCode, What: describeBody(resp, answer), Err: err}
+	}
+	return nil
+}
+
+// send carries out one call and returns the body of its answer, which is 2xx.
+func (c *Client) send(ctx context.Context, rq call) (*http.Response, []byte, error) {
 	address := c.base + rq.path
 	if len(rq.query) > 0 {
 		address += "?" + rq.query.Encode()
@@ -147,23 +162,32 @@ func (c *Client) do(ctx context.Context, rq call, out any) error {
 	if rq.body != nil {
 		b, err := json.Marshal(rq.body)
 		if err != nil {
-			return fmt.Errorf("cannot encode the request to %s: %w", address, err)
+			return nil, nil, fmt.Errorf("cannot encode the request to %s: %w", address, err)
 		}
 		if rq.limit > 0 && int64(len(b)) > rq.limit {
-			return fmt.Errorf("cannot send %d bytes to %s: at most %d are accepted", len(b), address, rq.limit)
+			return nil, nil, fmt.Errorf("cannot send %d bytes to %s: at most %d are accepted", len(b), address, rq.limit)
 		}
 		body = b
+	}
+	if rq.raw != nil {
+		body = rq.raw
 	}
 	ctx = context.WithValue(ctx, repeatableKey{}, rq.repeatable)
 	req, err := retryablehttp.NewRequestWithContext(ctx, rq.method, address, body)
 	if err != nil {
-		return fmt.Errorf("cannot make a request for %s: %w", address, err)
+		return nil, nil, fmt.Errorf("cannot make a request for %s: %w", address, err)
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", c.userAgent)
-	if body != nil {
+	switch {
+	case rq.raw != nil:
+		req.Header.Set("Content-Type", "application/octet-stream")
+	case body != nil:
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if rq.span != "" {
+		req.Header.Set("Range", "bytes="+rq.span)
 	}
 
 	// Read inside the retry loop, so that a connection that breaks in the
@@ -197,22 +221,15 @@ func (c *Client) do(ctx context.Context, rq call, out any) error {
 		}
 	}
 	if err != nil {
-		return c.callError(ctx, rq.method, address, err)
+		return nil, nil, c.callError(ctx, rq.method, address, err)
 	}
 	if int64(len(answer)) > limit {
-		return &AnswerError{Method: rq.method, URL: address, Status: resp.StatusCode, What: fmt.Sprintf("more than %d bytes", limit)}
+		return nil, nil, &AnswerError{Method: rq.method, URL: address, Status: resp.StatusCode, What: fmt.Sprintf("more than %d bytes", limit)}
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return refusal(rq.method, address, resp, answer)
+		return nil, nil, refusal(rq.method, address, resp, answer)
 	}
-	if out == nil {
-		return nil
-	}
-	dec := json.NewDecoder(bytes.NewReader(answer))
-	if err := dec.Decode(out); err != nil {
-		return &AnswerError{Method: rq.method, URL: address, Status: resp.StatusCode, What: describeBody(resp, answer), Err: err}
-	}
-	return nil
+	return resp, answer, nil
 }
 
 func (c *Client) callError(ctx context.Context, method, address string, err error) error {

@@ -25,6 +25,7 @@ func (f *Fleet) Defaults() []byte {
 	w.put("listen", plain(c.Listen))
 	w.put("database", plain(c.Database))
 	w.put("mirrors", plain(c.Mirrors))
+	w.put("archives", plain(c.Archives))
 	w.put("admin_tokens", list(c.AdminTokens, Secret.written))
 	w.put("poll_interval", short(c.PollInterval))
 	w.put("node_timeout", short(c.NodeTimeout))

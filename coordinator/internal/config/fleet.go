@@ -32,6 +32,7 @@ type Coordinator struct {
 	Listen       string // host:port
 	Database     string // path of the SQLite file
 	Mirrors      string // directory of the git mirrors
+	Archives     string // directory of what nodes built for others
 	AdminTokens  []Secret
 	PollInterval time.Duration // between looks at each branch head
 	NodeTimeout  time.Duration // of silence until a node is unreachable

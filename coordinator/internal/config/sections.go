@@ -1,6 +1,7 @@
 package config
 
 import (
+	"path/filepath"
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
@@ -82,7 +83,7 @@ func (l *loader) readCoordinator(root object) {
 	o := object{value: v}
 	if given {
 		var ok bool
-		if o, ok = v.object("listen and database", "listen", "database", "admin_tokens", "mirrors", "poll_interval", "node_timeout"); !ok {
+		if o, ok = v.object("listen and database", "listen", "database", "admin_tokens", "mirrors", "archives", "poll_interval", "node_timeout"); !ok {
 			return
 		}
 	}
@@ -97,6 +98,7 @@ func (l *loader) readCoordinator(root object) {
 	}
 	c.Database = o.filePath("database", defaultDatabase)
 	c.Mirrors = o.filePath("mirrors", defaultMirrors)
+	c.Archives = o.filePath("archives", filepath.Join(filepath.Dir(c.Database), "archives"))
 	c.PollInterval = o.duration("poll_interval", 60*second, second, day)
 	c.NodeTimeout = o.duration("node_timeout", 60*second, second, day)
 	v, ok := o.get("admin_tokens")

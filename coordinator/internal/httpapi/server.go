@@ -18,6 +18,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/bell"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/depot"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/mirror"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/runner"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/store"
@@ -65,10 +66,13 @@ type Config struct {
 	Webhook http.Handler
 	Metrics http.Handler
 	Broker  Broker
-	Survey  Survey
-	Tokens  *Tokens
-	Version string
-	Log     *slog.Logger
+	Depot   *depot.Depot
+	// Archived tells the engine that archives of the app came or went.
+	Archived func(ctx context.Context, app string) error
+	Survey   Survey
+	Tokens   *Tokens
+	Version  string
+	Log      *slog.Logger
 }
 
 type server struct {
@@ -96,6 +100,12 @@ func New(cfg Config) http.Handler {
 		r.Post("/sync", s.sync)
 		r.Post("/logs", s.appendLogs)
 		r.Post("/balancer", s.balancer)
+		r.Get("/archives/{digest}/state", s.archiveState)
+		r.Group(func(r chi.Router) {
+			r.Use(middleware.ThrottleBacklog(archivePieces, archiveBacklog, archiveWait))
+			r.Get("/archives/{digest}", s.archive)
+			r.Put("/archives/{digest}", s.putArchive)
+		})
 	})
 	r.Route("/v1", func(r chi.Router) {
 		r.Use(s.asAdmin)
@@ -234,6 +244,8 @@ func statusOf(k api.ErrorKind) int {
 		return http.StatusRequestEntityTooLarge
 	case api.ErrorUnavailable:
 		return http.StatusServiceUnavailable
+	case api.ErrorNoSpace:
+		return http.StatusInsufficientStorage
 	}
 	return http.StatusInternalServerError
 }
