@@ -51,6 +51,8 @@ type Deps struct {
 	Units activate.Units
 	// Broker carries out operations on balancers that the coordinator speaks to.
 	Broker Broker
+	// Archives carries built files; without it none are shared or taken.
+	Archives Archives
 	// Balancer makes the provider for a node's target of any other; nil stands for
 	// [NewBalancer].
 	Balancer func(b api.Balancer, node, server string) (lbclient.Provider, error)
@@ -93,7 +95,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	units := unit.New(unit.Scope(c.Systemd))
 	defer units.Close()
-	a, err := New(c, Deps{Coordinator: client, Broker: client, Units: units, Version: version, Log: log})
+	a, err := New(c, Deps{Coordinator: client, Broker: client, Archives: client, Units: units, Version: version, Log: log})
 	if err != nil {
 		return err
 	}

@@ -168,7 +168,7 @@ func (p *app) report() (api.AppReport, bool) {
 	if present, err := p.store.Present(); err != nil {
 		p.log.Error("cannot tell which releases are present", "error", err)
 	} else if len(present) > 0 {
-		r.Present = present
+		r.Present, r.Digests = present, p.digests(present)
 	}
 	r.Prepare = p.prepareReport(d)
 	r.Balancer = p.balancerReport(d.Assignment.Targets)

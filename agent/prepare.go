@@ -30,6 +30,7 @@ const (
 // attempt is the attempt at preparing a release that is in progress.
 type attempt struct {
 	release string
+	want    api.Prepare
 	number  int
 	step    api.Step
 	cancel  context.CancelCauseFunc
@@ -63,10 +64,19 @@ func (p *app) wanted(d *journal.Doc) (*api.Prepare, error) {
 	if err != nil {
 		return nil, err
 	}
-	if slices.Contains(present, want.Release) {
-		return nil, nil
+	t := d.Prepare
+	done := t != nil && t.Release == want.Release && t.Done && t.Number >= want.Attempt
+	if !slices.Contains(present, want.Release) {
+		if done && t.Failed() {
+			return nil, nil
+		}
+		return want, nil
 	}
-	if t := d.Prepare; t != nil && t.Release == want.Release && t.Failed() && t.Number >= want.Attempt {
+	digest, err := p.store.Digest(want.Release)
+	if err != nil {
+		return nil, err
+	}
+	if done || (!want.Share && (want.Archive == "" || want.Archive == digest)) {
 		return nil, nil
 	}
 	return want, nil
@@ -80,9 +90,16 @@ func (p *app) checkPreparing() {
 		return
 	}
 	d := p.file.Read()
-	if d.Absent || d.Assignment == nil || d.Assignment.Prepare == nil || d.Assignment.Prepare.Release != t.release {
+	if d.Absent || d.Assignment == nil || d.Assignment.Prepare == nil || !sameWay(*d.Assignment.Prepare, t.want) {
 		t.cancel(errSuperseded)
 	}
+}
+
+// sameWay tells whether two requests ask for the same release, and to come to it
+// in the same way.
+func sameWay(a, b api.Prepare) bool {
+	a.Attempt = b.Attempt
+	return a == b
 }
 
 func (p *app) prepareNext() error {
@@ -105,7 +122,7 @@ func (p *app) prepareNext() error {
 	ctx, cancel := context.WithCancelCause(p.a.stop)
 	defer cancel(nil)
 	p.mu.Lock()
-	p.preparing = &attempt{release: want.Release, number: want.Attempt, step: api.StepFetch, cancel: cancel}
+	p.preparing = &attempt{release: want.Release, want: *want, number: want.Attempt, step: api.StepFetch, cancel: cancel}
 	p.checkPreparing()
 	p.mu.Unlock()
 	p.a.notify()
@@ -152,21 +169,37 @@ func (p *app) setStep(s api.Step) {
 	p.a.notify()
 }
 
-// prepare fetches, writes, and builds a release. It appears among the present
-// ones only when it is complete.
+// prepare brings a release to this node, and to the coordinator if that is asked
+// for. It appears among the present ones only when it is complete.
 func (p *app) prepare(ctx context.Context, as *api.Assignment, id string, runs int) error {
 	i := slices.IndexFunc(as.Releases, func(r api.Release) bool { return r.ID == id })
 	if i < 0 {
 		return fmt.Errorf("cannot prepare release %s: the assignment does not describe it", id)
 	}
 	r := as.Releases[i]
+	err := p.make(ctx, as, r, runs)
+	if err == nil && as.Prepare.Share {
+		err = p.share(ctx, as, r, runs)
+	}
+	return err
+}
 
+// make fetches and builds a release, or takes what another node has built.
+func (p *app) make(ctx context.Context, as *api.Assignment, r api.Release, runs int) error {
+	id, want := r.ID, as.Prepare
+	present, err := p.store.Present()
+	if err != nil || (want.Archive == "" && slices.Contains(present, id)) {
+		return err
+	}
 	// One at a time on this node: builds are the heaviest thing it does.
 	select {
 	case p.a.builds <- struct{}{}:
 		defer func() { <-p.a.builds }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+	if want.Archive != "" {
+		return p.take(ctx, as, r, runs)
 	}
 	out := p.a.logs.stream(p.name, as.Rollout, api.StepFetch, runs)
 	defer func() { out.close() }()
@@ -178,15 +211,23 @@ func (p *app) prepare(ctx context.Context, as *api.Assignment, id string, runs i
 		err = p.a.sandbox.Run(ctx, p.buildJob(r, dir, as.Prepare.Attempt), out)
 	}
 	if err == nil {
-		return p.store.Commit(id)
+		err = p.keep(ctx, r, dir, want.Share)
 	}
-	if dir != "" {
-		if e := p.store.Discard(id); e != nil {
-			p.log.Warn("cannot clear up after a failed preparation", "release", id, "error", e)
-		}
+	if err != nil {
+		p.discard(id, dir)
+		fmt.Fprintf(out, "%v\n", err)
 	}
-	fmt.Fprintf(out, "%v\n", err)
 	return err
+}
+
+// discard gives up what was staged in dir, unless that is "".
+func (p *app) discard(id, dir string) {
+	if dir == "" {
+		return
+	}
+	if err := p.store.Discard(id); err != nil {
+		p.log.Warn("cannot clear up after a failed preparation", "release", id, "error", err)
+	}
 }
 
 // fetch brings the commit to this node and its tree into a staging directory;

@@ -55,6 +55,9 @@ func (c *Client) ShareArchive(ctx context.Context, app, release, digest string, 
 		if err = pack(w); err == nil {
 			err = w.send(true)
 		}
+		if w.err != nil {
+			err = w.err // whatever pack makes of it
+		}
 		var e *Error
 		if !errors.As(err, &e) || e.Kind != ErrorConflict || e.Reason != ReasonOffset || try == 3 {
 			return err
@@ -76,6 +79,7 @@ type pieceWriter struct {
 	offset int64 // of buf
 	buf    []byte
 	begun  time.Time // the last progress
+	err    error     // of sending
 }
 
 func (w *pieceWriter) Write(p []byte) (int, error) {
@@ -113,6 +117,7 @@ func (w *pieceWriter) send(last bool) error {
 		return w.c.do(w.ctx, call{method: http.MethodPut, path: w.path, query: w.query, raw: raw, repeatable: true, waits: true}, &out)
 	})
 	if err != nil {
+		w.err = err
 		return err
 	}
 	w.offset += int64(len(w.buf))

@@ -23,6 +23,10 @@ type Limits struct {
 	Bytes int64 // of the whole tar stream
 }
 
+// ErrNoRoom is the cause of a [BadError] when an archive holds more bytes than
+// the limit allows.
+var ErrNoRoom = errors.New("there is no room for it")
+
 // Unpack writes the archive from r into dir, which must be empty, and returns
 // what came out of it: the caller compares the digest with the one it expects
 // before it uses any of it. After an error dir holds a part of the tree.
@@ -91,7 +95,7 @@ type bounded struct {
 
 func (b *bounded) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, bad("", "unpacks to more than there is room for")
+		return 0, &BadError{Why: "unpacks to too much", Err: ErrNoRoom}
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)

@@ -4,6 +4,7 @@
 //	<dir>/releases/.staging-<id>   one being prepared
 //	<dir>/releases/.failed-<id>    the last one whose preparation failed, to look into
 //	<dir>/releases/.drop-<id>      one being removed
+//	<dir>/releases/.built-<id>     what a complete one was built as
 //	<dir>/releases/.order          ids, least recently used first
 //	<dir>/current                  symbolic link to releases/<id>
 //
@@ -84,6 +85,18 @@ func (s *Store) recover() error {
 			if err := removeTree(filepath.Join(s.releases, name)); err != nil {
 				return err
 			}
+		}
+	}
+	for _, e := range entries {
+		id, isRecord := strings.CutPrefix(e.Name(), builtPrefix)
+		if !isRecord {
+			continue
+		}
+		if there, err := isDir(s.Path(id)); err != nil || there {
+			continue
+		}
+		if err := os.Remove(s.built(id)); err != nil {
+			return err
 		}
 	}
 	if err := os.Remove(filepath.Join(s.dir, newLinkName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -271,6 +284,9 @@ func (s *Store) drop(name string) error {
 		return err
 	}
 	// On disk before the first file goes, or a crash could bring back half of it.
+	if err := os.Remove(s.built(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if err := syncDir(s.releases); err != nil {
 		return err
 	}

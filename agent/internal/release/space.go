@@ -14,6 +14,20 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
 
+// Free returns how many bytes users without privileges may still write to the file
+// system of dir, which need not exist yet.
+func Free(dir string) (uint64, error) {
+	dir, err := existing(dir)
+	if err != nil {
+		return 0, fmt.Errorf("cannot tell the free space: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("cannot tell the free space: %w", &fs.PathError{Op: "statfs", Path: dir, Err: err})
+	}
+	return st.Bavail * uint64(st.Frsize), nil
+}
+
 // CheckSpace tells whether the file system of dir, which need not exist yet, has
 // room for wantBytes and wantInodes more, for users without privileges. Otherwise
 // the error is [api.ReasonDiskFull] and names the file system. File systems
