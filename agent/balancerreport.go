@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"errors"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/quiesce"
 )
 
 // How often it is checked that a target could be drained: while it could not be
@@ -45,6 +47,9 @@ func (p *app) checkBalancer(o *observer) {
 	ctx, cancel := p.look()
 	defer cancel()
 	err := o.lb.Preflight(ctx)
+	if errors.Is(err, quiesce.ErrNobodyListens) && p.neverDeployed() {
+		err = nil // what is to listen is yet to come
+	}
 	if p.a.stop.Err() != nil {
 		return
 	}
@@ -59,12 +64,20 @@ func (p *app) checkBalancer(o *observer) {
 	defer p.mu.Unlock()
 	before, first := o.report.Refused, o.report.Checked.IsZero()
 	o.report.Checked, o.report.Refused = now(), failure(err)
+	caps := api.BalancerCaps(lbclient.CapsOf(o.lb))
+	o.report.Caps = &caps
 	if timing != nil {
 		o.report.Timing = timing
 	}
 	if after := o.report.Refused; first || (after == nil) != (before == nil) || after != nil && *after != *before {
 		p.a.notify()
 	}
+}
+
+// neverDeployed tells that no release of the app was ever activated here.
+func (p *app) neverDeployed() bool {
+	current, err := p.store.Current()
+	return err == nil && current == ""
 }
 
 // saw keeps what a look at the balancer brought, for the report.

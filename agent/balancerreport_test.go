@@ -9,6 +9,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/quiesce"
 )
 
 // crowd is a balancer with many members, of which web1 is the first. One by the
@@ -22,8 +23,13 @@ func (c crowd) Preflight(context.Context) error {
 	if c.name == "sealed" {
 		return &lbclient.Error{Class: lbclient.ClassDenied, Op: "check the socket", Text: "it is sealed"}
 	}
+	if c.name == "quiet" {
+		return &lbclient.Error{Class: lbclient.ClassNotFound, Op: "watch", Err: fmt.Errorf("nothing listens: %w", quiesce.ErrNobodyListens)}
+	}
 	return nil
 }
+
+func (crowd) Caps() lbclient.Caps { return lbclient.Caps{Disturbs: "a reload"} }
 
 func (crowd) Observe(context.Context) (lbclient.Pool, error) {
 	p := lbclient.Pool{Epoch: "e", At: time.Now()}
@@ -53,6 +59,11 @@ func TestBalancerIsReported(t *testing.T) {
 		b := a.Balancer
 		return b != nil && !b.Checked.IsZero() && b.Refused != nil && b.Refused.Class == "denied" && strings.Contains(b.Refused.Text, "it is sealed")
 	})
+	// Before the first deployment nobody can listen yet.
+	use(&api.Balancer{Name: "quiet", Type: "crowd"})
+	s.c.awaitApp(t, hello, "there is no refusal before the first deployment", func(a api.AppReport) bool {
+		return a.Balancer != nil && !a.Balancer.Checked.IsZero() && a.Balancer.Refused == nil
+	})
 	use(&api.Balancer{Name: "open", Type: "crowd"})
 	a := s.c.awaitApp(t, hello, "the members are told, and no refusal", func(a api.AppReport) bool {
 		return a.Balancer != nil && !a.Balancer.Checked.IsZero() && a.Balancer.Refused == nil && len(a.Balancer.Members) > 0
@@ -60,6 +71,9 @@ func TestBalancerIsReported(t *testing.T) {
 	b := a.Balancer
 	if len(b.Members) != api.MaxReportedMembers || b.Omitted != 7 || b.At.IsZero() || b.Failed != nil {
 		t.Errorf("%d members, %d omitted, at %s: %+v", len(b.Members), b.Omitted, b.At, b.Failed)
+	}
+	if b.Caps == nil || b.Caps.Disturbs != "a reload" {
+		t.Errorf("what a change costs: %+v", b.Caps)
 	}
 	if m := b.Members[0]; m.Name != "web1" || m.Phase != "serving" || len([]rune(m.Detail)) != api.MaxReportedDetail {
 		t.Errorf("the first is %+v", m)

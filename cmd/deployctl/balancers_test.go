@@ -53,6 +53,7 @@ func TestDoctor(t *testing.T) {
 		{Area: "configuration", Subject: "fleet.yaml", Result: api.CheckOK, Text: "2 apps, 3 nodes"},
 		{Area: "repository", Subject: "hello", Result: api.CheckOK, Text: "branch main is at 3f2a91c"},
 	}}
+	f.doctor.Checks = append(f.doctor.Checks, api.DoctorCheck{Area: "balancer", Subject: "edge", Result: api.CheckNote, Text: "what a turn costs: a reload"})
 	golden(t, "doctor-well", f, "doctor")
 	f.doctor.Checks = append(f.doctor.Checks,
 		api.DoctorCheck{Area: "node", Subject: "web2", Result: api.CheckWarning, Text: "deploy-agent is 0.9.0, the coordinator 1.0.0; install the same version"},

@@ -49,7 +49,9 @@ func printDoctor(w io.Writer, d api.Doctor) {
 	rows := [][]string{{"RESULT", "AREA", "SUBJECT", "FOUND"}}
 	for _, c := range d.Checks {
 		mark := "ok"
-		if c.Result != api.CheckOK {
+		if c.Result == api.CheckNote {
+			mark = "note"
+		} else if c.Result != api.CheckOK {
 			mark = strings.ToUpper(orUnknown(c.Result))
 		}
 		rows = append(rows, []string{mark, orUnknown(c.Area), orUnknown(c.Subject), oneLine(c.Text)})

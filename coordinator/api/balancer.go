@@ -144,6 +144,8 @@ type BalancerReport struct {
 	Refused *BalancerFailure `json:"refused,omitempty"`
 	// Timing is the balancer's own health check, where it tells.
 	Timing *BalancerTiming `json:"timing,omitempty"`
+	// Caps is what the balancer's answers are worth and what a change costs.
+	Caps *BalancerCaps `json:"caps,omitempty"`
 }
 
 // BalancerFailure is a balancer's error in a report.
@@ -212,7 +214,7 @@ type Doctor struct {
 func (d Doctor) Findings() int {
 	n := 0
 	for _, c := range d.Checks {
-		if c.Result != CheckOK {
+		if c.Result != CheckOK && c.Result != CheckNote {
 			n++
 		}
 	}
@@ -233,6 +235,7 @@ type CheckResult string
 // Check results.
 const (
 	CheckOK      CheckResult = "ok"
+	CheckNote    CheckResult = "note"    // good to know, and no finding
 	CheckWarning CheckResult = "warning" // allowed, and hardly meant
 	CheckProblem CheckResult = "problem" // stops a deploy, or makes it unsafe
 	CheckUnknown CheckResult = "unknown" // could not be looked at

@@ -2,6 +2,7 @@ package quiesce
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +10,10 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
+
+// ErrNobodyListens is in the error of a Preflight that found nobody listening on
+// one of the ports, which is right before an app's first start.
+var ErrNobodyListens = errors.New("is it the app's port, and does the app run beside the agent and not in a container with a network of its own?")
 
 // DefaultQuiet is the quiet window when [Config] does not say.
 const DefaultQuiet = 3 * time.Second

@@ -120,7 +120,7 @@ func kernelError(err error) error {
 func listening(ports []uint16, list []socket) error {
 	for _, port := range ports {
 		if !slices.ContainsFunc(list, func(s socket) bool { return s.port == port && s.state == netlink.TCP_LISTEN }) {
-			return fmt.Errorf("nothing listens on port %d in this network namespace: is it the app's port, and does the app run beside the agent and not in a container with a network of its own?", port)
+			return fmt.Errorf("nothing listens on port %d in this network namespace: %w", port, ErrNobodyListens)
 		}
 	}
 	return nil

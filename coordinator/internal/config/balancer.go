@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -24,7 +25,7 @@ func (l *loader) readBalancer(name string, v value) {
 		v.fail("a balancer cannot be named none: an app without one says balancer: none")
 		return
 	}
-	b := &Balancer{Name: name}
+	b := &Balancer{Name: name, Where: fmt.Sprintf("%s:%d", v.r.file, v.at.Line)}
 	// Known even when it is wrong, so that apps behind it are not called dangling.
 	l.fleet.Balancers = append(l.fleet.Balancers, b)
 	t, known := balancerTypes[v.balancerType()]

@@ -66,6 +66,8 @@ type Balancer struct {
 	Name string
 	Type string // a key of balancerTypes: "haproxy", "nginx", …
 	Via  Via
+	// Where is its place in the file, "fleet.yaml:12", for messages.
+	Where string
 
 	// What only one type has; the others' are nil.
 	HAProxy      *HAProxy

@@ -93,6 +93,10 @@ func TestDefaultsLoadAsTheSameFleet(t *testing.T) {
 		}
 		for _, f := range []*Fleet{first, second} {
 			for _, b := range f.Balancers {
+				if b.Where == "" {
+					t.Errorf("%s: nobody knows where balancer %s is", path, b.Name)
+				}
+				b.Where = ""
 				if len(b.Servers) == 0 {
 					b.Servers = nil
 				}

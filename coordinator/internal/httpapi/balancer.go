@@ -17,6 +17,8 @@ type Survey interface {
 	// Balancers returns every balancer, or the one of a name.
 	Balancers(ctx context.Context, name string) (api.Balancers, error)
 	Doctor(ctx context.Context) api.Doctor
+	// Notes says what is good to know of a deploy behind the app's balancer.
+	Notes(app string) []string
 }
 
 func (s *server) balancer(w http.ResponseWriter, r *http.Request) {

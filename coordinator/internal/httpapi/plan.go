@@ -55,6 +55,9 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	if l := v.app.Live; l != nil && (a.Live == nil || a.Live.ID != l.ID) {
 		p.Notes = append(p.Notes, fmt.Sprintf("it would take the place of %s, which has not touched anything", l.ID))
 	}
+	if s.Survey != nil {
+		p.Notes = append(p.Notes, s.Survey.Notes(app)...)
+	}
 	if rel := v.app.Release(req.Release.ID); rel != nil && rel.Bad != nil {
 		p.Notes = append(p.Notes, fmt.Sprintf("the release is marked bad (%s); deploying it clears the mark", rel.Bad.Text))
 	}

@@ -79,6 +79,17 @@ func (s *Survey) configuration(context.Context) []api.DoctorCheck {
 	case len(fleet.Warnings) == 0:
 		c.add(api.CheckOK, "fleet.yaml", "%s, %s", count(len(fleet.Apps), "app"), count(len(fleet.Nodes), "node"))
 	}
+	for _, b := range s.cfg.Fleet.Balancers {
+		if fleet.Balancer(b.Name) != nil {
+			continue
+		}
+		for _, p := range s.places(b) {
+			state, _ := s.cfg.Engine.View(p.app)
+			if t := state.Target(p.target); t != nil && t.Turn != 0 {
+				c.add(api.CheckProblem, "fleet.yaml", "balancer %s is gone from it, and %s has its turn to be out of rotation there; put it back until the turn is over, for the coordinator does not start without it", b.Name, p.target)
+			}
+		}
+	}
 	secrets := checks{area: areaSecrets}
 	if stale := changedSecrets(s.cfg.Fleet, fleet); len(stale) > 0 {
 		secrets.add(api.CheckWarning, strings.Join(stale, ", "), "changed after the coordinator started; restart deploy-coordinator to use it")
@@ -181,6 +192,13 @@ func (s *Survey) balancers(ctx context.Context) []api.DoctorCheck {
 			}
 			c := checks{area: areaBalancer}
 			timing := s.preflight(ctx, &c, b, places)
+			notes := s.notes(b, places)
+			if answers := len(c.list) > 0 && c.list[len(c.list)-1].Result == api.CheckOK; answers {
+				notes = append(notes, credentials[b.Type]...)
+			}
+			for _, n := range notes {
+				c.add(api.CheckNote, b.Name, "%s", n)
+			}
 			each[i] = append(c.list, s.capacity(s.balancer(ctx, b), len(places))...)
 			if timing != nil {
 				each[i] = append(each[i], timeouts(b, *timing)...)
@@ -193,6 +211,44 @@ func (s *Survey) balancers(ctx context.Context) []api.DoctorCheck {
 		all = append(all, list...)
 	}
 	return all
+}
+
+// credentials says, by type, what the API does not tell of a token before a
+// change is made with it.
+var credentials = map[string][]string{
+	"hetzner":      {"its token can read it; whether it may also change it Hetzner tells only at a change: it must be a Read & Write token of the balancer's project"},
+	"digitalocean": {"its token can read it; whether it may also change it DigitalOcean tells only at a change: it needs the scopes load_balancer:read, load_balancer:update, and droplet:read"},
+}
+
+// Notes says what is good to know of a deploy behind the app's balancer: what its
+// changes cost others, and what nobody documents of it.
+func (s *Survey) Notes(app string) []string {
+	a := s.cfg.Fleet.App(app)
+	if a == nil || a.Balancer == nil {
+		return nil
+	}
+	return s.notes(a.Balancer, s.places(a.Balancer))
+}
+
+func (s *Survey) notes(b *config.Balancer, places []place) []string {
+	var caps lbclient.Caps
+	if b.Via == config.ViaCoordinator && len(places) > 0 {
+		caps = s.cfg.Broker.Caps(b.Name, places[0].server)
+	}
+	// A gate beside the coordinator's balancer is known to the agents.
+	for _, p := range places {
+		if r := s.report(p); r != nil && r.Caps != nil && caps == (lbclient.Caps{}) {
+			caps = lbclient.Caps(*r.Caps)
+		}
+	}
+	var notes []string
+	if caps.Disturbs != "" {
+		notes = append(notes, "what a turn costs: "+caps.Disturbs)
+	}
+	if caps.Undocumented != "" {
+		notes = append(notes, "what nobody documents: "+caps.Undocumented)
+	}
+	return notes
 }
 
 // preflight says for each target whether it could be drained, and returns how
@@ -260,6 +316,10 @@ func resultOf(c lbclient.Class) api.CheckResult {
 // capacity tells whether a target could be spared.
 func (s *Survey) capacity(b api.BalancerStatus, targets int) []api.DoctorCheck {
 	c := checks{area: areaCapacity}
+	where := ""
+	if x := s.cfg.Fleet.Balancer(b.Name); x != nil {
+		where = at(x)
+	}
 	var serving, turns []string
 	for _, m := range b.Members {
 		if m.Phase == string(lbclient.PhaseServing) {
@@ -277,11 +337,11 @@ func (s *Survey) capacity(b api.BalancerStatus, targets int) []api.DoctorCheck {
 	case n-1 < b.MinHealthy && len(turns) > 0:
 		c.add(api.CheckOK, b.Name, "%d serve while %s has its turn", n, strings.Join(turns, ", "))
 	case n == 1 && b.MinHealthy > 0:
-		c.add(api.CheckProblem, b.Name, "%s is the only one that serves, so it is not drained (min_healthy: %d); `deployctl balancers %s` shows why the others do not", serving[0], b.MinHealthy, b.Name)
+		c.add(api.CheckProblem, b.Name, "%s is the only one that serves, so it is not drained (min_healthy: %d%s); `deployctl balancers %s` shows why the others do not", serving[0], b.MinHealthy, where, b.Name)
 	case n == 1:
 		c.add(api.CheckWarning, b.Name, "%s is the only one that serves: whenever it is drained, nothing does", serving[0])
 	case n-1 < b.MinHealthy:
-		c.add(api.CheckProblem, b.Name, "%d serve and min_healthy is %d, so none of them is drained; `deployctl balancers %s` shows why others do not serve", n, b.MinHealthy, b.Name)
+		c.add(api.CheckProblem, b.Name, "%d serve and min_healthy is %d%s, so none of them is drained; `deployctl balancers %s` shows why others do not serve", n, b.MinHealthy, where, b.Name)
 	default:
 		c.add(api.CheckOK, b.Name, "%d serve, one may leave, %s must stay", n, count(b.MinHealthy, "other"))
 	}
@@ -292,17 +352,25 @@ func (s *Survey) capacity(b api.BalancerStatus, targets int) []api.DoctorCheck {
 func timeouts(b *config.Balancer, t api.BalancerTiming) []api.DoctorCheck {
 	c := checks{area: areaTimeouts}
 	if up := t.UpWithin.D(); up >= b.RejoinTimeout {
-		c.add(api.CheckProblem, b.Name, "it may take %s to call a healthy target healthy, and rejoin_timeout is %s; check more often there, or write rejoin_timeout: %s",
-			up, b.RejoinTimeout, (2 * up).Round(time.Second))
+		c.add(api.CheckProblem, b.Name, "it may take %s to call a healthy target healthy, and rejoin_timeout is %s; check more often there, or write rejoin_timeout: %s%s",
+			up, b.RejoinTimeout, (2 * up).Round(time.Second), at(b))
 	}
 	if down := t.DownWithin.D(); down >= b.DrainTimeout {
-		c.add(api.CheckWarning, b.Name, "it may take %s to notice that a target fails its check, and drain_timeout is %s; where a drain shows by the check, it is given up before",
-			down, b.DrainTimeout)
+		c.add(api.CheckWarning, b.Name, "it may take %s to notice that a target fails its check, and drain_timeout is %s; where a drain shows by the check, it is given up before; check more often there, or write drain_timeout: %s%s",
+			down, b.DrainTimeout, (2 * down).Round(time.Second), at(b))
 	}
 	if len(c.list) == 0 {
 		c.add(api.CheckOK, b.Name, "it notices a failed target within %s and a healthy one within %s", t.DownWithin, t.UpWithin)
 	}
 	return c.list
+}
+
+// at says where in the fleet file a balancer is.
+func at(b *config.Balancer) string {
+	if b.Where == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (%s)", b.Where)
 }
 
 func count(n int, what string) string {

@@ -139,6 +139,12 @@ func (s *stage) contact(node string, change func(*runner.Contact)) {
 
 const brokered = "type: haproxy, "
 
+// cloud makes the balancer one of Hetzner's.
+var cloud = []string{
+	`type: haproxy, endpoints: ["unix:///run/haproxy/admin.sock"], backend: web`, `type: hetzner, load_balancer: front, token: {file: admin}`,
+	"health: none", `health: {tcp: "127.0.0.1:80"}`,
+}
+
 // Each thing that can be wrong is found, in its area, and nothing else is.
 func TestDoctor(t *testing.T) {
 	viaCoordinator := []string{brokered, brokered + "via: coordinator, "}
@@ -182,6 +188,65 @@ func TestDoctor(t *testing.T) {
 			name:  "the repository does not answer",
 			wreck: func(s *stage) { s.head = errors.New("cannot reach github.com") },
 			want:  []string{"problem repository hello"}, says: "cannot reach github.com",
+		},
+		{
+			name: "a balancer that is gone from the file in mid-turn",
+			wreck: func(s *stage) {
+				s.turns["hello@web2"] = 9
+				without := strings.NewReplacer("  edge:", "  edge2:", "balancer: edge", "balancer: edge2").Replace(fleetYAML)
+				write(s.t, s.path, without)
+			},
+			want: []string{"warning configuration fleet.yaml", "problem configuration fleet.yaml"},
+			says: "balancer edge is gone from it, and hello@web2 has its turn",
+		},
+		{
+			name: "what a turn costs, as an agent tells",
+			wreck: func(s *stage) {
+				s.report("web2", func(r *api.BalancerReport) {
+					r.Caps = &api.BalancerCaps{Disturbs: "a reload", Undocumented: "the weather"}
+				})
+			},
+			want: []string{"note balancer edge", "note balancer edge"}, says: "what a turn costs: a reload\nwhat nobody documents: the weather",
+		},
+		{
+			name: "what nobody documents, as the coordinator knows", change: viaCoordinator,
+			wreck: func(s *stage) { s.caps = lbclient.Caps{Undocumented: "the weather"} },
+			want:  []string{"note balancer edge"}, says: "what nobody documents: the weather",
+		},
+		{
+			name: "a token that may only read, for all that is known", change: cloud,
+			want: []string{"note balancer edge"}, says: "it must be a Read & Write token",
+		},
+		{
+			name: "a token without the scope", change: cloud,
+			wreck: func(s *stage) {
+				s.broken = &lbclient.Error{Class: lbclient.ClassDenied, Op: "read balancer front", Text: "Hetzner answered 403 (forbidden); is the token of the balancer's project?"}
+			},
+			want: []string{"problem balancer srv1 at edge", "problem balancer web2 at edge", "problem balancer web3 at edge", "unknown capacity edge"},
+			says: "Hetzner answered 403 (forbidden)",
+		},
+		{
+			name: "a name that is two servers", change: viaCoordinator,
+			wreck: func(s *stage) {
+				s.broken = &lbclient.Error{Class: lbclient.ClassInvalid, Op: "find web1", Text: "2 droplets have this name; write its id under droplets"}
+			},
+			want: []string{"problem balancer srv1 at edge", "problem balancer web2 at edge", "problem balancer web3 at edge", "unknown capacity edge"},
+			says: "2 droplets have this name; write its id under droplets",
+		},
+		{
+			name: "a membership of a kind that cannot be drained", change: viaCoordinator,
+			wreck: func(s *stage) {
+				s.broken = &lbclient.Error{Class: lbclient.ClassUnsupported, Op: "drain web1", Text: "it is a target by a label selector; use mode: gate"}
+			},
+			want: []string{"problem balancer srv1 at edge", "problem balancer web2 at edge", "problem balancer web3 at edge", "unknown capacity edge"},
+			says: "it is a target by a label selector; use mode: gate",
+		},
+		{
+			name: "a check that is slower than the drain waits", change: viaCoordinator,
+			wreck: func(s *stage) {
+				s.timing = &lbclient.Timing{Interval: 5 * time.Second, Timeout: time.Second, Fall: 3, Rise: 1}
+			},
+			want: []string{"warning timeouts edge"}, says: "write drain_timeout: 32s (",
 		},
 		{
 			name: "agents", wreck: func(s *stage) {
