@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/httpapi"
 )
 
 func TestStatusOfWhatIsNotKnown(t *testing.T) {
@@ -74,8 +75,15 @@ func TestStatusShowsSkewAndSteps(t *testing.T) {
 	}
 }
 
+// costly is a survey of balancers whose changes are felt by others.
+type costly struct{ httpapi.Survey }
+
+func (costly) Notes(app string) []string { return []string{"what a turn of " + app + " costs: a reload"} }
+
 func TestPlan(t *testing.T) {
 	s := newStage(t)
+	s.stop()
+	s.start(func(c *httpapi.Config) { c.Survey = costly{} })
 	plan := func(ref string) api.Plan {
 		t.Helper()
 		p, err := s.admin.Plan(t.Context(), "hello", ref)
@@ -85,7 +93,8 @@ func TestPlan(t *testing.T) {
 		return p
 	}
 	p := plan("")
-	if p.Refused != "" || p.Release.SHA != sha("a") || p.From != nil || len(p.Steps) != 2 || p.Build[0] != "make" || !slices.Contains(p.Notes, "there is no stable release to return to if it fails") {
+	if p.Refused != "" || p.Release.SHA != sha("a") || p.From != nil || len(p.Steps) != 2 || p.Build[0] != "make" || !slices.Contains(p.Notes, "there is no stable release to return to if it fails") ||
+		!slices.Contains(p.Notes, "what a turn of hello costs: a reload") {
 		t.Errorf("first plan: %+v", p)
 	}
 	if st := p.Steps[0]; st.Node != "web2" || st.Soak.D() != time.Minute || st.Rotation != api.RotationUnknown || st.Problem == "" || st.Prepared {
