@@ -78,7 +78,9 @@ func TestStatusShowsSkewAndSteps(t *testing.T) {
 // costly is a survey of balancers whose changes are felt by others.
 type costly struct{ httpapi.Survey }
 
-func (costly) Notes(app string) []string { return []string{"what a turn of " + app + " costs: a reload"} }
+func (costly) Notes(app string) []string {
+	return []string{"what a turn of " + app + " costs: a reload"}
+}
 
 func TestPlan(t *testing.T) {
 	s := newStage(t)
