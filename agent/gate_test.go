@@ -78,14 +78,16 @@ type gated struct {
 	turn     uint64
 }
 
-func newGated(t *testing.T) *gated {
+// newGatedNode is one whose gate runs and whose agent does not, with another
+// target's gate.
+func newGatedNode(t *testing.T) (g *gated, other *traffic.App, otherGate *httptest.Server) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	g := &gated{t: t, c: newCoordinator(), repo: newRepo(t), app: traffic.NewApp(t, "web1"), url: "http://" + l.Addr().String()}
+	g = &gated{t: t, c: newCoordinator(), repo: newRepo(t), app: traffic.NewApp(t, "web1"), url: "http://" + l.Addr().String()}
 	if g.socket, err = l.(*net.TCPListener).File(); err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +102,7 @@ func newGated(t *testing.T) *gated {
 		t.Fatal(err)
 	}
 
-	other := traffic.NewApp(t, "web2")
+	other = traffic.NewApp(t, "web2")
 	peer, err := gate.Open(gate.Options{
 		Server: "web2", File: filepath.Join(t.TempDir(), "web2.state"), Path: "/ready/hello", Check: polled,
 		App: func(context.Context) error { return nil },
@@ -108,9 +110,17 @@ func newGated(t *testing.T) *gated {
 	if err != nil {
 		t.Fatal(err)
 	}
-	peers := httptest.NewServer(peer)
-	t.Cleanup(peers.Close)
-	_, port, _ := net.SplitHostPort(l.Addr().String())
+	otherGate = httptest.NewServer(peer)
+	t.Cleanup(otherGate.Close)
+	t.Cleanup(g.killGate)
+	g.startGate()
+	return g, other, otherGate
+}
+
+func newGated(t *testing.T) *gated {
+	t.Helper()
+	g, other, peers := newGatedNode(t)
+	_, port, _ := net.SplitHostPort(g.cfg.GateListen)
 	_, peerPort, _ := net.SplitHostPort(peers.Listener.Addr().String())
 	const check = "check inter 100ms rise 2 fall 2 port "
 	g.lb = haproxytest.Start(t, haproxytest.Options{Backends: []haproxytest.Backend{{
@@ -121,8 +131,6 @@ func newGated(t *testing.T) *gated {
 		},
 		Lines: []string{"option httpchk GET /ready/hello", "timeout check 2s", "retries 0"},
 	}}})
-	t.Cleanup(g.killGate)
-	g.startGate()
 	number, err := net.LookupPort("tcp", port)
 	if err != nil {
 		t.Fatal(err)
@@ -274,7 +282,7 @@ func (g *gated) status() (st gate.Status) {
 func (g *gated) nobodyFailed() {
 	g.t.Helper()
 	tallies := g.visitors.Stop()
-	g.t.Log("\n" + traffic.Table("behind gate + HAProxy", tallies))
+	g.t.Log("\n" + traffic.Table(g.t.Name(), tallies))
 	for kind, n := range tallies {
 		if n.Sent == 0 || n.Failed+n.IdleResets+n.NewResets+n.Lost > 0 {
 			g.t.Errorf("%s: %+v: %v", kind, n, g.visitors.Failures())

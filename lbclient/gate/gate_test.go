@@ -291,6 +291,58 @@ func TestAnswers(t *testing.T) {
 	want("let go by the other hand", http.StatusOK)
 }
 
+// TestAClosedGateLeavesItsAppAlone: a question to the app would pass for work
+// that still arrives.
+func TestAClosedGateLeavesItsAppAlone(t *testing.T) {
+	asked := 0
+	g, p := alone(t, func(context.Context) error { asked++; return nil }, func(o *gate.Options, _ *gate.Config) {
+		o.Check.Interval = time.Nanosecond // ask the app each time
+	})
+	r := snapshot(t, p)
+	if err := p.BeginDrain(t.Context(), r, 0); err != nil {
+		t.Fatal(err)
+	}
+	asked = 0
+	poll(g, "10.0.0.1")
+	stage(t, p, r)
+	if _, err := p.Observe(t.Context()); err != nil || asked != 0 {
+		t.Errorf("the app was asked %d times, %v", asked, err)
+	}
+	if err := p.BeginRejoin(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if poll(g, "10.0.0.1"); asked == 0 {
+		t.Error("an open gate does not ask its app")
+	}
+}
+
+// TestAPeerThatIsGoneSilently uses up its own time only.
+func TestAPeerThatIsGoneSilently(t *testing.T) {
+	silent := func() gate.Viewer { return gone{} }
+	_, p := alone(t, nil, func(_ *gate.Options, c *gate.Config) {
+		c.Peers = map[string]gate.Viewer{"w2": silent(), "w3": silent(), "w4": silent()}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	pool, err := p.Observe(ctx)
+	if err != nil || ctx.Err() != nil || len(pool.Members) != 4 {
+		t.Fatalf("%+v, %v", pool, err)
+	}
+	for _, m := range pool.Members[1:] {
+		if m.Phase != lbclient.PhaseUnknown {
+			t.Errorf("a peer that does not answer is %+v", m)
+		}
+	}
+}
+
+// gone is a gate on a node that answers nothing.
+type gone struct{}
+
+func (gone) Status(ctx context.Context) (gate.Status, error) {
+	<-ctx.Done()
+	return gate.Status{}, ctx.Err()
+}
+
 // TestUnreadableState: a file that makes no sense may have said drained.
 func TestUnreadableState(t *testing.T) {
 	var file string
@@ -425,6 +477,16 @@ func TestWhosePollsCount(t *testing.T) {
 	}
 	if got := strings.Join(who, " "); got != "10.0.0.1 10.0.0.2" {
 		t.Errorf("polls of %s count", got)
+	}
+	own := httptest.NewRequest(http.MethodGet, g.Path(), http.NoBody)
+	own.RemoteAddr = "10.0.0.3:4000"
+	own.Header.Set("User-Agent", gate.OwnAgent+"look")
+	answer := httptest.NewRecorder()
+	if g.ServeHTTP(answer, own); answer.Code != http.StatusOK {
+		t.Errorf("a look of our own was answered %d", answer.Code)
+	}
+	if st, err := g.Status(t.Context()); err != nil || len(st.Pollers) != 2 {
+		t.Errorf("a look of our own counts: %+v, %v", st.Pollers, err)
 	}
 	elsewhere := httptest.NewRecorder()
 	g.ServeHTTP(elsewhere, httptest.NewRequest(http.MethodGet, "/else", http.NoBody))

@@ -150,29 +150,55 @@ func (s *Survey) look(ctx context.Context, st *api.BalancerStatus, places []plac
 
 // withGates adds what each target's gate says of itself, as its agent last told:
 // a balancer that checks a closed gate finds the target unhealthy, and only the
-// gate knows why.
+// node knows why.
 func (s *Survey) withGates(members []api.BalancerMember, places []place) []api.BalancerMember {
 	for _, p := range places {
-		r := s.report(p)
 		i := slices.IndexFunc(members, func(m api.BalancerMember) bool { return m.Name == p.server })
-		if r == nil || i < 0 {
+		if i < 0 {
 			continue
 		}
+		phase, detail := s.gate(p)
 		m := &members[i]
-		if r.Failed != nil {
-			m.Detail += "; its gate: " + r.Failed.Text
+		if m.Phase == string(lbclient.PhaseUnhealthy) && (phase == lbclient.PhaseDraining || phase == lbclient.PhaseForeignOut) {
+			m.Phase = string(phase)
 		}
-		for _, g := range r.Members {
-			if g.Name != p.server || r.Failed != nil {
-				continue
-			}
-			m.Detail += "; " + g.Detail
-			if out := lbclient.Phase(g.Phase); m.Phase == string(lbclient.PhaseUnhealthy) && (out == lbclient.PhaseDraining || out == lbclient.PhaseForeignOut) {
-				m.Phase = g.Phase
-			}
+		if detail != "" {
+			m.Detail += "; " + detail
 		}
 	}
 	return members
+}
+
+// gate is how the gate at a place stands. An agent that works on a turn looks at
+// nothing else, and tells how far it is instead.
+func (s *Survey) gate(p place) (phase lbclient.Phase, detail string) {
+	for _, a := range s.cfg.Engine.Contact(p.node).Apps {
+		if a.App != p.app {
+			continue
+		}
+		for _, t := range a.Targets {
+			if t.Target != string(p.target) || t.Turn == 0 {
+				continue
+			}
+			if t.Rotation == api.RotationDraining || t.Rotation == api.RotationOut {
+				return lbclient.PhaseDraining, t.Detail
+			}
+			return lbclient.PhaseUnknown, t.Detail
+		}
+		r := a.Balancer
+		if r == nil {
+			continue
+		}
+		if r.Failed != nil {
+			return lbclient.PhaseUnknown, "its gate: " + r.Failed.Text
+		}
+		for _, m := range r.Members {
+			if m.Name == p.server {
+				return lbclient.Phase(m.Phase), m.Detail
+			}
+		}
+	}
+	return lbclient.PhaseUnknown, ""
 }
 
 // reported takes the newest look of the agents that speak to the balancer.
