@@ -36,9 +36,8 @@ type Set struct {
 
 // entry is one file with what was made of it.
 type entry struct {
-	text  string // that was last read, or why it could not be
-	gate  *gate.Gate
-	wrong string // why text makes no gate
+	text string     // that was last read, or why it could not be
+	gate *gate.Gate // the last that was understood, or nil
 }
 
 // Open returns the gates of a directory as it is now. A directory that is not
@@ -138,7 +137,7 @@ func (s *Set) take(name string) bool {
 		e = &entry{}
 		s.gates[name] = e
 	}
-	e.text, e.wrong = text, ""
+	e.text = text
 	var g *gate.Gate
 	var d Definition
 	if err == nil {
@@ -156,11 +155,9 @@ func (s *Set) take(name string) bool {
 		e.gate = g
 		log.Info("gate serves", "server", d.Server, "path", g.Path(), "app", d.Health.HTTP+d.Health.TCP)
 	case e.gate != nil:
-		e.wrong = err.Error()
 		log.Error("the gate's definition makes no sense; it goes on as before", "error", err)
 		return false
 	default:
-		e.wrong = err.Error()
 		log.Error("the gate's definition makes no sense; the gate is closed", "error", err)
 	}
 	return true
