@@ -109,6 +109,9 @@ func (a *Agent) newGate(spec api.Spec, target, server string, timed lbclient.Tim
 		Name: b.Name, Server: server, File: k.files.State, Gate: k, Peers: map[string]gate.Viewer{}, CapacityElsewhere: timed != nil,
 	}
 	for name, url := range b.Gate.Peers {
+		if name == server {
+			continue
+		}
 		if c.Peers[name], err = gate.Remote(url); err != nil {
 			return nil, err
 		}

@@ -283,6 +283,11 @@ func (s Spec) Of(g Goal) Spec {
 	if g.Health != nil {
 		s.Health = *g.Health
 	}
+	if b := s.Balancer; g.Instance != "" && b != nil && b.Gate != nil {
+		balancer, gate := *b, *b.Gate
+		gate.Path += "/" + g.Instance
+		balancer.Gate, s.Balancer = &gate, &balancer
+	}
 	return s
 }
 
@@ -363,8 +368,8 @@ type Exec struct {
 
 // Gate is how a target's health gate answers the balancer that polls it.
 type Gate struct {
-	Port    int    `json:"port"` // that the balancer polls
-	Path    string `json:"path"`
+	Port    int    `json:"port"`    // that the balancer polls
+	Path    string `json:"path"`    // in an app's spec; that of an instance is below it, see [Spec.Of]
 	Refusal int    `json:"refusal"` // status of a closed gate
 	// Check is how the balancer was configured to poll; nil where it tells that
 	// itself, to whoever speaks to it: see [OpTiming].
@@ -372,8 +377,8 @@ type Gate struct {
 	// Pollers are the only address ranges whose polls count; empty for all.
 	Pollers    []string `json:"pollers,omitempty"`
 	MinPollers int      `json:"min_pollers"`
-	// Peers are the URLs at which the gates of the other members show their
-	// status, by the members' names.
+	// Peers are the URLs at which the gates of all members show their status, by
+	// the members' names; empty where somebody else counts who serves.
 	Peers map[string]string `json:"peers,omitempty"`
 }
 

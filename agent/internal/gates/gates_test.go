@@ -147,11 +147,15 @@ func TestNonsense(t *testing.T) {
 			s.set.Refresh()
 			s.want("never understood", "/ready/hello", 503)
 			s.want("beside it", "/ready/shop", 200)
-			if log := s.log.String(); strings.Count(log, "makes no sense") != 1 || !strings.Contains(log, "hello@web1.json") {
+			s.garble("shop@web1:8001", text)
+			s.set.Refresh()
+			s.want("never understood, an instance", "/ready/shop/8001", 503)
+			s.want("beside an instance", "/ready/shop", 200)
+			if log := s.log.String(); strings.Count(log, "makes no sense") != 2 || !strings.Contains(log, "hello@web1.json") {
 				t.Errorf("the log names no file: %s", log)
 			}
 			s.set.Refresh()
-			if strings.Count(s.log.String(), "makes no sense") != 1 {
+			if strings.Count(s.log.String(), "makes no sense") != 2 {
 				t.Errorf("the log says it again and again: %s", &s.log)
 			}
 			s.write("hello@web1", s.definition("/ready/hello"))

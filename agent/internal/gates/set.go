@@ -171,9 +171,8 @@ func (s *Set) route() {
 		e := s.gates[name]
 		target := strings.TrimSuffix(name, suffix)
 		if e.gate == nil {
-			app, _, _ := strings.Cut(target, "@")
 			// Where it would be, unless it was to be elsewhere.
-			if p := "/ready/" + app; s.routes[p] == nil {
+			if p := usualPath(target); s.routes[p] == nil {
 				s.routes[p] = closed(name)
 			}
 			continue
@@ -186,6 +185,16 @@ func (s *Set) route() {
 			s.routes[p] = e.gate
 		}
 	}
+}
+
+// usualPath is where the gate of a target, <app>@<node> or
+// <app>@<node>:<instance>, is polled unless fleet.yaml says otherwise.
+func usualPath(target string) string {
+	app, place, _ := strings.Cut(target, "@")
+	if _, instance, ok := strings.Cut(place, ":"); ok {
+		return "/ready/" + app + "/" + instance
+	}
+	return "/ready/" + app
 }
 
 // closed answers for a target whose definition was never understood.

@@ -245,3 +245,32 @@ func TestInstances(t *testing.T) {
 		t.Errorf("10%% of 5 are %d, expected 1", n)
 	}
 }
+
+// Agents look at each other's gates, and an instance's is below its app's.
+func TestGates(t *testing.T) {
+	secretsInEnv(t)
+	f, err := Load("testdata/valid.balancers.yaml")
+	must(t, err)
+	front := f.App("front")
+	got := front.Spec(f.Node("web1")).Balancer.Gate
+	want := &api.Gate{
+		Port: 9101, Path: "/ready/front", Refusal: 404, Pollers: []string{"10.0.0.1/32", "fd00::/64"}, MinPollers: 2,
+		Check: &api.BalancerCheck{Interval: api.Duration(2 * time.Second), Timeout: api.Duration(time.Second), Fall: 2, Rise: 3},
+		Peers: map[string]string{"srv1": "http://10.0.0.11:9101/ready/front/status", "web2": "http://10.0.0.12:9101/ready/front/status"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if g := f.App("tagged").Spec(f.Node("web1")).Balancer.Gate; g.Check != nil || g.Peers != nil || g.Path != "/up" {
+		t.Errorf("at a cloud, which tells how it checks and counts who serves: %+v", g)
+	}
+	front.Instances = []string{"8000", "8001"}
+	spec := front.Spec(f.Node("web2"))
+	one := spec.Of(front.Goal(f.Node("web2"), "8001"))
+	if one.Balancer.Gate.Path != "/ready/front/8001" || spec.Balancer.Gate.Path != "/ready/front" {
+		t.Errorf("an instance's gate is at %s, the app's at %s", one.Balancer.Gate.Path, spec.Balancer.Gate.Path)
+	}
+	if n := len(spec.Balancer.Gate.Peers); n != 4 {
+		t.Errorf("%d gates, want those of all instances: %v", n, spec.Balancer.Gate.Peers)
+	}
+}

@@ -148,8 +148,16 @@ func isGatePath(s string) bool {
 // path is what is polled for an app.
 func (g *Gate) path(app string) string { return strings.ReplaceAll(g.Path, appInPath, app) }
 
-// spec is what the agent of a node is told of the gate of its target.
-func (g *Gate) spec(a *App, node string) *api.Gate {
+// below is what is polled for an instance of an app; "" is the only one.
+func below(path, instance string) string {
+	if instance == "" {
+		return path
+	}
+	return path + "/" + instance
+}
+
+// spec is what agents are told of the gates of an app's targets.
+func (g *Gate) spec(a *App) *api.Gate {
 	s := &api.Gate{Port: g.Port, Path: g.path(a.Name), Refusal: g.Refusal, MinPollers: g.MinPollers}
 	for _, p := range g.Pollers {
 		s.Pollers = append(s.Pollers, p.String())
@@ -157,14 +165,11 @@ func (g *Gate) spec(a *App, node string) *api.Gate {
 	if c := g.Check; c != nil {
 		s.Check = &api.BalancerCheck{Interval: api.Duration(c.Interval), Timeout: api.Duration(c.Timeout), Fall: c.Fall, Rise: c.Rise}
 	}
-	for _, n := range a.Nodes {
-		if n == node || g.addresses == nil {
-			continue
+	if g.addresses != nil {
+		s.Peers = map[string]string{}
+		for _, p := range a.Places() {
+			s.Peers[a.Server(p)] = "http://" + net.JoinHostPort(g.addresses[p.Node], strconv.Itoa(g.Port)) + below(s.Path, p.Instance) + gateStatus
 		}
-		if s.Peers == nil {
-			s.Peers = map[string]string{}
-		}
-		s.Peers[a.Server(Place{Node: n})] = "http://" + net.JoinHostPort(g.addresses[n], strconv.Itoa(g.Port)) + s.Path + gateStatus
 	}
 	return s
 }
@@ -226,7 +231,8 @@ func (l *loader) checkGatePlaces() {
 		}
 		g := a.Balancer.Gate
 		path := g.path(a.Name)
-		for _, n := range a.Nodes {
+		for _, place := range a.Places() {
+			n, path := place.Node, below(path, place.Instance)
 			if first, known := ports[n]; !known {
 				ports[n] = user{a, g.Port}
 			} else if first.port != g.Port {

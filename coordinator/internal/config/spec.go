@@ -21,7 +21,7 @@ func (a *App) Spec(n *Node) api.Spec {
 	if b := a.Balancer; b != nil {
 		s.Balancer = b.spec()
 		if b.Gate != nil {
-			s.Balancer.Gate = b.Gate.spec(a, n.Name)
+			s.Balancer.Gate = b.Gate.spec(a)
 		}
 	}
 	return s
