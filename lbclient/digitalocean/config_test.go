@@ -40,6 +40,10 @@ func TestNotFound(t *testing.T) {
 func TestNames(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeRemove, edit: func(c *digitalocean.Config) { c.Droplets = nil }})
+	// One that was just made knows its target, too.
+	if pool, err := w.alone("w1").Observe(t.Context()); err != nil || !slices.ContainsFunc(pool.Members, func(m lbclient.Member) bool { return m.Name == "w1" }) {
+		t.Errorf("w1 is not among %v (%v)", pool.Members, err)
+	}
 	p := w.alone("w1")
 	r := snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 1); err != nil {

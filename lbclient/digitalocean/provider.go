@@ -270,14 +270,19 @@ func (p *provider) Observe(ctx context.Context) (lbclient.Pool, error) {
 	if err != nil {
 		return lbclient.Pool{}, err
 	}
+	// Where the target does not exist its pool still does. That it does is to be
+	// known first, for members are called by the names that were looked up.
+	id, err := p.droplet(ctx, op)
+	if err != nil && lbclient.ClassOf(err) != lbclient.ClassNotFound {
+		return lbclient.Pool{}, err
+	}
 	out := lbclient.Pool{Epoch: b.epoch(), At: time.Now()}
 	out.Members = p.members(ctx, b)
 	if err := ctx.Err(); err != nil {
 		return lbclient.Pool{}, &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}
 	}
-	id := p.cfg.Droplets[p.cfg.Target]
 	if id == 0 {
-		id = max(p.id, p.drain.droplet)
+		id = p.drain.droplet
 	}
 	i := slices.Index(b.members, id)
 	switch {
