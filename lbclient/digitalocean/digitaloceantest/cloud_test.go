@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -384,4 +385,37 @@ func TestViolationsAreSeen(t *testing.T) {
 	if v := c.Violations(); len(v) != 1 || !strings.Contains(v[0], "status") {
 		t.Errorf("got %q", v)
 	}
+}
+
+// An answer to a POST is never cut, however soon it comes after the request.
+func TestPostsAreAnsweredWhole(t *testing.T) {
+	t.Parallel()
+	c := start(t, Options{})
+	c.add(t, 1, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body) // what was lost is missed by the visitor
+		_, _ = w.Write(b)
+	})
+	b := balancerOf(1)
+	b.KeepAlive, b.Check.Timeout = true, 3000
+	lb := c.balancer(t, b)
+	await(t, "the droplet is healthy", func() bool { return c.Healthy(lb, 1) })
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for i := range 250 {
+				sent := strings.Repeat("x", 1+i*997%20000)
+				resp, err := http.Post("http://"+c.Entry(lb, 80)+"/echo", "text/plain", strings.NewReader(sent))
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				got, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || string(got) != sent {
+					t.Errorf("of %d bytes %d came back: %v", len(sent), len(got), err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

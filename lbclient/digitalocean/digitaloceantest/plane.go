@@ -323,6 +323,9 @@ func (b *balancer) proxy(r Rule) http.Handler {
 		}
 		ctx, end := b.hold(req.Context(), id)
 		defer end()
+		// Else net/http closes the request's body under the hands of the proxy,
+		// which then cuts the answer.
+		_ = http.NewResponseController(w).EnableFullDuplex() // beyond HTTP/1 there is no need
 		p.ServeHTTP(w, req.WithContext(context.WithValue(ctx, choice{}, at)))
 	})
 }

@@ -123,6 +123,9 @@ func (s *service) proxy() http.Handler {
 			http.Error(w, "no healthy target", http.StatusServiceUnavailable)
 			return
 		}
+		// Else net/http closes the request's body under the hands of the proxy,
+		// which then cuts the answer.
+		_ = http.NewResponseController(w).EnableFullDuplex() // beyond HTTP/1 there is no need
 		forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chosen{}, p)))
 	})
 }
