@@ -43,15 +43,22 @@ race:
 seeds:
 	go test ./coordinator/rollout/sim -run TestSeeds -v -sim.seeds=2000 | tail -n 5
 
-# The demonstration: as it is, with a daemon killed in mid-rollout, and with
-# HAProxy spoken to by the coordinator only.
+# A fleet behind every balancer, under load; ONLY=hetzner for some of them.
+.PHONY: table
+table: packages build
+	go build -o $(BUILD)/table ./deploy/table
+	$(BUILD)/table $(if $(ONLY),-only $(ONLY))
+
+# The demonstration: as it is, and with a daemon killed in mid-rollout. Then
+# every balancer.
 .PHONY: end-to-end
 end-to-end: build
 	go build -o $(BUILD)/demo ./deploy/demo
 	$(BUILD)/demo
 	$(BUILD)/demo -kill coordinator
 	$(BUILD)/demo -kill agent
-	$(BUILD)/demo -via coordinator -kill coordinator
+	go build -o $(BUILD)/table ./deploy/table
+	$(BUILD)/table
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) $(TOOLS)/staticcheck-$(STATICCHECK_VERSION)

@@ -112,8 +112,8 @@ func roll(ctx context.Context, f *fleet.Fleet, number int) (func(*fleet.Rotation
 
 func spans(r *fleet.Rotation) []time.Duration {
 	var all []time.Duration
-	for _, n := range fleet.Nodes {
-		all = append(all, r.Spans[n]...)
+	for _, each := range r.Spans {
+		all = append(all, each...)
 	}
 	return all
 }
@@ -146,10 +146,10 @@ until say "show stat" | awk -F, -v n="$NODE" '$1 == "web" && $2 == n { exit !($1
 
 // shellLoop restarts every target in turn, as a script would.
 func shellLoop(ctx context.Context, f *fleet.Fleet) error {
-	for i, n := range fleet.Nodes {
+	for i, n := range f.Nodes {
 		c := exec.CommandContext(ctx, "bash", "-c", loop)
 		c.Env = append(os.Environ(),
-			"SOCKET="+strings.TrimPrefix(f.Proxy.Endpoint(), "unix://"), "NODE="+n, "APP="+f.AppDir(n), "HEALTH="+f.Health(i),
+			"SOCKET="+strings.TrimPrefix(f.Proxies[0].Endpoint(), "unix://"), "NODE="+n, "APP="+f.AppDir(n), "HEALTH="+f.Health(i),
 			fmt.Sprintf("MANAGER=%d", f.Managers[i].PID), "RUNTIME="+f.Managers[i].RuntimeDir)
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("the shell loop on %s: %w: %s", n, err, out)
@@ -170,7 +170,7 @@ func memory(ctx context.Context, f *fleet.Fleet) error {
 	for _, d := range []struct {
 		name string
 		goal float64
-	}{{fleet.Nodes[0], 25}, {"coordinator", 40}} {
+	}{{f.Nodes[0], 25}, {"coordinator", 40}} {
 		mb, err := f.Resident(d.name)
 		if err != nil {
 			return err

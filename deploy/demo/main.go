@@ -1,5 +1,5 @@
 // Command demo runs a whole fleet on this machine and deploys to it: three
-// agents with a systemd user manager each, a real HAProxy or nginx, a coordinator,
+// agents with a systemd user manager each, a balancer, a coordinator,
 // and a git remote whose hook sends signed pushes. It pushes a version, a better one,
 // and a bad one, then rolls back, while clients send requests all the time. It
 // fails if one of them fails or a target ends on the wrong version.
@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -27,7 +26,7 @@ func main() {
 	keep := flag.Bool("keep", false, "leave the fleet running at the end, until Ctrl-C")
 	kill := flag.String("kill", "", "kill -9 the `coordinator` or `agent` in the middle of the second rollout")
 	via := flag.String("via", "agent", "who speaks to the balancer: `agent or coordinator`")
-	balancer := flag.String("balancer", "haproxy", "what the nodes are behind: `haproxy or nginx`")
+	balancer := flag.String("balancer", "haproxy", "`what` the nodes are behind: "+strings.Join(names(), ", "))
 	bin := flag.String("bin", "build", "`directory` of deploy-coordinator, deploy-agent, and deployctl")
 	flag.Parse()
 	if *kill != "" && *kill != "coordinator" && *kill != "agent" {
@@ -36,12 +35,21 @@ func main() {
 	if *via != "agent" && *via != "coordinator" {
 		exit(fmt.Errorf("cannot speak to the balancer via %q: expected agent or coordinator", *via))
 	}
-	if !slices.Contains(fleet.Balancers, *balancer) {
-		exit(fmt.Errorf("there is no balancer %q here: expected %s", *balancer, strings.Join(fleet.Balancers, " or ")))
+	if _, err := fleet.KindOf(*balancer); err != nil {
+		exit(err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	exit(run(ctx, fleet.Options{Bin: *bin, Soak: time.Second, CheckEvery: 200 * time.Millisecond, Balancer: *balancer, Via: *via}, *kill, *keep))
+}
+
+// names are what -balancer takes.
+func names() []string {
+	var all []string
+	for _, k := range fleet.Kinds {
+		all = append(all, k.Name)
+	}
+	return all
 }
 
 func exit(err error) {
@@ -64,11 +72,11 @@ func run(ctx context.Context, o fleet.Options, kill string, keep bool) (err erro
 	defer func() { err = errors.Join(err, f.Stop()) }()
 	limited, cancel := context.WithTimeoutCause(ctx, timeLimit, fmt.Errorf("not done in %s", timeLimit))
 	defer cancel()
-	say("Starting %s, a git remote, a coordinator, and three nodes, all on loopback.", f.Product())
+	say("Starting %s, a git remote, a coordinator, and three nodes, all on loopback.", f.Kind.Product)
 	if err := f.Start(limited); err != nil {
 		return err
 	}
-	fmt.Printf("%s answers on http://%s, the coordinator on http://%s; everything is in %s\n", f.Product(), f.Front, f.Coordinator, f.Dir)
+	fmt.Printf("%s answers on http://%s, the coordinator on http://%s; everything is in %s\n", f.Kind.Product, f.Address(), f.Coordinator, f.Dir)
 	if err := story(limited, f, kill); err != nil {
 		return errors.Join(err, f.Logs())
 	}
@@ -90,13 +98,12 @@ func story(ctx context.Context, f *fleet.Fleet, kill string) error {
 		return err
 	}
 
-	clients := &fleet.Load{Addr: f.Front, Resets: f.Resets()}
 	loading, quiet := context.WithCancel(ctx)
+	clients := f.Load(loading, 10*time.Millisecond)
 	defer func() { quiet(); clients.Wait() }()
-	clients.Start(loading)
 	watch := f.Watch(loading)
 
-	say("2. A second version is pushed, while clients send requests through %s.", f.Product())
+	say("2. A second version is pushed, while clients send requests through %s.", f.Kind.Product)
 	if err := push(ctx, f, "v2", true); err != nil {
 		return err
 	}
@@ -129,7 +136,7 @@ func story(ctx context.Context, f *fleet.Fleet, kill string) error {
 	quiet()
 	clients.Wait()
 	if err := watch.Wait(); err != nil {
-		return fmt.Errorf("cannot watch %s: %w", f.Product(), err)
+		return fmt.Errorf("cannot watch %s: %w", f.Kind.Product, err)
 	}
 	return summary(ctx, f, clients.Result(), watch, "v1")
 }
@@ -149,7 +156,7 @@ The fleet keeps running until Ctrl-C. In another terminal:
   sed -i 's/version = ".*"/version = "v4"/' main.go && git commit -qam v4 && git push
   deployctl show --follow hello-5
   curl http://%s/
-`, f.Coordinator, f.Dir, bin, f.Dir, f.Front)
+`, f.Coordinator, f.Dir, bin, f.Dir, f.Address())
 }
 
 func say(format string, a ...any) { fmt.Printf("\n== "+format+"\n", a...) }

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"sort"
@@ -18,19 +16,21 @@ import (
 func summary(ctx context.Context, f *fleet.Fleet, clients fleet.Result, watch *fleet.Rotation, version string) error {
 	say("Summary")
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	head, row := "REQUESTS\tSENT\tFAILED", func(kind string, c fleet.Count) { fmt.Fprintf(w, "%s\t%d\t%d\n", kind, c.Sent, c.Failed) }
-	if f.Resets() {
-		head += "\tRESET"
-		row = func(kind string, c fleet.Count) { fmt.Fprintf(w, "%s\t%d\t%d\t%d\n", kind, c.Sent, c.Failed, c.Reset) }
+	fmt.Fprintln(w, "REQUESTS\tSENT\tFAILED\t"+strings.ToUpper(documented(f.Kind.Documented)))
+	row := func(kind string, c fleet.Count) {
+		fmt.Fprintf(w, "%s\t%d\t%d", kind, c.Sent, c.Failed)
+		for _, class := range f.Kind.Documented {
+			fmt.Fprintf(w, "\t%d", c.Documented[class])
+		}
+		fmt.Fprintln(w)
 	}
-	fmt.Fprintln(w, head)
 	for _, kind := range sortedKeys(clients.Kinds) {
 		row(kind, clients.Kinds[kind])
 	}
 	sent, failed := clients.All.Sent, clients.All.Failed
 	row("all", clients.All)
-	fmt.Fprintf(w, "\nTARGET\tTIMES OUT\tSECONDS OUT OF ROTATION, AS %s SHOWS IT\n", strings.ToUpper(f.Product()))
-	for _, n := range fleet.Nodes {
+	fmt.Fprintf(w, "\nTARGET\tTIMES OUT\tSECONDS OUT OF ROTATION, AS %s SHOWS IT\n", strings.ToUpper(f.Kind.Product))
+	for _, n := range f.Nodes {
 		var each []string
 		for _, d := range watch.Spans[n] {
 			each = append(each, fmt.Sprintf("%.2f", d.Seconds()))
@@ -41,12 +41,8 @@ func summary(ctx context.Context, f *fleet.Fleet, clients fleet.Result, watch *f
 	for _, v := range sortedKeys(clients.Served) {
 		fmt.Fprintf(w, "%s\t%d\n", v, clients.Served[v])
 	}
-	var out bytes.Buffer
-	var st api.Status
-	if err := f.Deployctl(ctx, &out, "status", "--json"); err != nil {
-		return err
-	}
-	if err := json.Unmarshal(out.Bytes(), &st); err != nil {
+	st, err := f.Status(ctx)
+	if err != nil {
 		return err
 	}
 	fmt.Fprintln(w, "\nTARGET\tPROVED RELEASE\tIN ROTATION")
@@ -64,13 +60,13 @@ func summary(ctx context.Context, f *fleet.Fleet, clients fleet.Result, watch *f
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if f.Resets() {
-		fmt.Printf("\nReset: a request that was sent on a kept connection at the moment at which a reload of %s closed it. It reached no app.\n", f.Product())
+	if f.Kind.Loses(fleet.Reset) {
+		fmt.Printf("\nAn idle keep-alive reset is a request that was sent on a kept connection at the moment at which a reload of %s closed it.\n", f.Kind.Product)
 	}
 	fmt.Printf("\nMost targets out of rotation at the same time: %d\n", watch.Most)
 	switch {
 	case failed > 0:
-		return fmt.Errorf("%d of %d requests failed:\n%s", failed, sent, strings.Join(clients.Errors, "\n"))
+		return fmt.Errorf("%d of %d requests failed:\n%s", failed, sent, strings.Join(failures(clients, watch), "\n"))
 	case sent == 0:
 		return fmt.Errorf("no request was sent")
 	case wrong > 0:
@@ -82,6 +78,24 @@ func summary(ctx context.Context, f *fleet.Fleet, clients fleet.Result, watch *f
 	}
 	fmt.Println("No request failed, and every target is on", version+".")
 	return nil
+}
+
+// documented are the classes as heads of columns.
+func documented(classes []fleet.Class) string {
+	var all []string
+	for _, c := range classes {
+		all = append(all, string(c)+"s")
+	}
+	return strings.Join(all, "\t")
+}
+
+// failures names each with what the balancer went through at the time.
+func failures(clients fleet.Result, watch *fleet.Rotation) []string {
+	var all []string
+	for _, f := range clients.Failures {
+		all = append(all, fmt.Sprintf("%s (%s)", f, watch.Around(f.At)))
+	}
+	return all
 }
 
 func sortedKeys[V any](m map[string]V) []string {

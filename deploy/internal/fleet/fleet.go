@@ -1,11 +1,12 @@
-// Package fleet runs a whole fleet on this machine, all on loopback: three
-// agents with a systemd user manager each, a real HAProxy or nginx, a coordinator,
-// and a git remote whose hook sends signed pushes. The demonstration and the
+// Package fleet runs a whole fleet on this machine, all on loopback: agents with
+// a systemd user manager each, a balancer, a coordinator, and a git remote whose
+// hook sends signed pushes. The demonstration, the table of balancers, and the
 // benchmarks are made of it.
 package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -18,15 +19,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/internal/systemdtest"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy/haproxytest"
-	"github.com/lockstep-deploy/lockstep/lbclient/nginx/nginxtest"
 )
 
-// Nodes are the names of the nodes.
-var Nodes = []string{"web1", "web2", "web3"}
+// maxNodes is how many nodes a fleet can have.
+const maxNodes = 3
 
 // address is a node's own loopback address, so that every node can use the same port.
 func address(i int) string { return fmt.Sprintf("127.0.0.%d", 11+i) }
@@ -36,28 +37,37 @@ type Options struct {
 	Bin        string        // directory of the built programs
 	Soak       time.Duration // of the app
 	CheckEvery time.Duration // interval of HAProxy's checks
-	Balancer   string        // "haproxy", which "" means, or "nginx"
-	Via        string        // who speaks to it: agent, which "" means, or coordinator
+	Nodes      int           // how many; 0 means three, which is the most
+	Balancer   string        // the name of one of Kinds; "" means the first
+	Via        string        // who speaks to it: agent, which "" means, or coordinator; of no account for clouds
 }
 
 // Fleet is everything that runs.
 type Fleet struct {
-	Dir         string // of all files
-	Coordinator string // address
-	Front       string // address of the app behind the balancer
-	Proxy       *haproxytest.Process
-	Nginx       *nginxtest.Process     // instead of Proxy
+	Dir         string   // of all files
+	Coordinator string   // address
+	Nodes       []string // names
+	Kind        Kind
+	Proxies     []*haproxytest.Process // where Kind has any
 	Managers    []*systemdtest.Manager // by node, as in Nodes
 
 	options Options
-	port    int // of the app, on every node
-	daemons map[string]*process
-	order   []string // in which the daemons were started
+	front   *front
+	killed  atomic.Bool // the first of two balancers was
+	port    int         // of the app, on every node
+
+	gatePort int // of the gates, on every node
+	daemons  map[string]*process
+	order    []string // in which the daemons were started
 }
 
 // New makes a place for a fleet. It is to be stopped even if it does not start.
 func New(o Options) (*Fleet, error) {
-	var err error
+	kind, err := KindOf(o.Balancer)
+	if err != nil {
+		return nil, err
+	}
+	o.Via = cmp.Or(o.Via, "agent")
 	if o.Bin, err = filepath.Abs(o.Bin); err != nil {
 		return nil, err
 	}
@@ -65,9 +75,16 @@ func New(o Options) (*Fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Fleet{Dir: dir, options: o, daemons: map[string]*process{}}
-	if f.port, err = freePort("127.0.0.1", address(0), address(1), address(2)); err != nil {
-		return nil, err
+	f := &Fleet{Dir: dir, Kind: kind, options: o, daemons: map[string]*process{}}
+	at := []string{"127.0.0.1"}
+	for i := range cmp.Or(o.Nodes, maxNodes) {
+		f.Nodes = append(f.Nodes, fmt.Sprintf("web%d", 1+i))
+		at = append(at, address(i))
+	}
+	for _, port := range []*int{&f.port, &f.gatePort} {
+		if *port, err = freePort(at...); err != nil {
+			return nil, err
+		}
 	}
 	port, err := freePort("127.0.0.1")
 	f.Coordinator = fmt.Sprintf("127.0.0.1:%d", port)
@@ -107,11 +124,11 @@ func (f *Fleet) Start(ctx context.Context) error {
 	if err := f.makeRemote(ctx); err != nil {
 		return err
 	}
-	balancer, err := f.startBalancer()
-	if err != nil {
-		return err
+	var err error
+	if f.front, err = f.Kind.start(f); err != nil {
+		return fmt.Errorf("cannot start %s: %w", f.Kind.Product, err)
 	}
-	if err := f.write("fleet.yaml", fmt.Sprintf(fleetYAML, f.Coordinator, f.Dir, balancer, f.port, f.options.Soak, buildCache())); err != nil {
+	if err := f.write("fleet.yaml", f.fleetYAML()); err != nil {
 		return err
 	}
 	if err := f.daemon("coordinator", nil, "deploy-coordinator", "--config", f.path("fleet.yaml")); err != nil {
@@ -120,7 +137,7 @@ func (f *Fleet) Start(ctx context.Context) error {
 	if err := f.ready(ctx); err != nil {
 		return err
 	}
-	for i, n := range Nodes {
+	for i, n := range f.Nodes {
 		if err := f.startNode(ctx, i, n); err != nil {
 			return err
 		}
@@ -137,6 +154,14 @@ func buildCache() string {
 	return strings.TrimSpace(string(out))
 }
 
+func (f *Fleet) fleetYAML() string {
+	var nodes strings.Builder
+	for i, n := range f.Nodes {
+		fmt.Fprintf(&nodes, "  %s: {address: %s, token: {file: %s}}\n", n, address(i), f.path("token-"+n))
+	}
+	return fmt.Sprintf(fleetYAML, f.Coordinator, f.Dir, nodes.String(), f.front.yaml, strings.Join(f.Nodes, ", "), f.port, f.options.Soak, buildCache())
+}
+
 const fleetYAML = `coordinator:
   listen: %[1]s
   database: %[2]s/lockstep.db
@@ -145,22 +170,19 @@ const fleetYAML = `coordinator:
 github:
   webhook_secrets: [{file: %[2]s/webhook-secret}]
 nodes:
-  web1: {address: 127.0.0.11, token: {file: %[2]s/token-web1}}
-  web2: {address: 127.0.0.12, token: {file: %[2]s/token-web2}}
-  web3: {address: 127.0.0.13, token: {file: %[2]s/token-web3}}
-balancers:
-  edge: %[3]s
+%[3]sbalancers:
+  edge: %[4]s
 apps:
   hello:
     repo: %[2]s/hello.git
     branch: main
-    nodes: [web1, web2, web3]
+    nodes: [%[5]s]
     build: ["go build -o bin/hello ."]
-    env: {GOCACHE: "%[6]s"} # that of whoever runs this; each node's own would begin empty
+    env: {GOCACHE: "%[8]s"} # that of whoever runs this; each node's own would begin empty
     unit: hello.service
-    health: {http: "http://{address}:%[4]d/healthz", interval: 200ms, deadline: 5s}
+    health: {http: "http://{address}:%[6]d/healthz", interval: 200ms, deadline: 5s}
     balancer: edge
-    soak: %[5]s
+    soak: %[7]s
 `
 
 const unitFile = `[Unit]
@@ -184,6 +206,9 @@ apps: %[3]s/%[2]s/apps
 systemd: user
 `
 
+// gatePath is where the app's gate answers on a node.
+const gatePath = "/ready/hello"
+
 // startNode gives a node a service manager with the app's unit, and an agent.
 func (f *Fleet) startNode(ctx context.Context, i int, name string) error {
 	for _, d := range []string{"state", "apps"} {
@@ -199,8 +224,17 @@ func (f *Fleet) startNode(ctx context.Context, i int, name string) error {
 	if err := m.WriteUnit("hello.service", fmt.Sprintf(unitFile, name, address(i), f.port, f.Dir)); err != nil {
 		return err
 	}
-	if err := f.write("agent-"+name+".yaml", fmt.Sprintf(agentYAML, f.Coordinator, name, f.Dir)); err != nil {
+	config := fmt.Sprintf(agentYAML, f.Coordinator, name, f.Dir)
+	if f.Kind.Gated {
+		config += fmt.Sprintf("gate: {listen: %q}\n", fmt.Sprintf("%s:%d", address(i), f.gatePort))
+	}
+	if err := f.write("agent-"+name+".yaml", config); err != nil {
 		return err
+	}
+	if f.Kind.Gated {
+		if err := f.daemon("gate-"+name, nil, "deploy-agent", "gate", "--config", f.path("agent-"+name+".yaml")); err != nil {
+			return err
+		}
 	}
 	return f.daemon(name, m.Env(), "deploy-agent", "--config", f.path("agent-"+name+".yaml"))
 }
@@ -243,6 +277,19 @@ func (f *Fleet) ready(ctx context.Context) error {
 	}
 }
 
+// Address is where clients send their requests now.
+func (f *Fleet) Address() string {
+	if f.killed.Load() {
+		return f.front.addresses[1]
+	}
+	return f.front.addresses[0]
+}
+
+// Killed tells whether what answered at the address was killed.
+func (f *Fleet) Killed(address string) bool {
+	return f.killed.Load() && address == f.front.addresses[0]
+}
+
 func (f *Fleet) path(parts ...string) string {
 	return filepath.Join(append([]string{f.Dir}, parts...)...)
 }
@@ -253,7 +300,11 @@ func (f *Fleet) write(name, text string) error {
 
 // writeConfig makes the secrets.
 func (f *Fleet) writeConfig() error {
-	for _, name := range []string{"admin-token", "webhook-secret", "token-web1", "token-web2", "token-web3"} {
+	names := []string{"admin-token", "webhook-secret"}
+	for _, n := range f.Nodes {
+		names = append(names, "token-"+n)
+	}
+	for _, name := range names {
 		b := make([]byte, 32)
 		if _, err := rand.Read(b); err != nil {
 			return err
@@ -285,11 +336,8 @@ func (f *Fleet) Stop() error {
 	for _, m := range f.Managers {
 		errs = append(errs, m.Stop())
 	}
-	if f.Proxy != nil {
-		f.Proxy.Stop()
-	}
-	if f.Nginx != nil {
-		f.Nginx.Stop()
+	if f.front != nil {
+		f.front.stop()
 	}
 	return errors.Join(append(errs, os.RemoveAll(f.Dir))...)
 }

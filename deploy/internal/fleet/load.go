@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,105 +21,190 @@ import (
 // what a client would notice. It speaks over plain connections, because
 // net/http quietly sends some requests again when a connection breaks.
 type Load struct {
-	Addr string // of the balancer
-	// Resets is for a balancer that closes kept connections. Workers then look
-	// whether theirs was closed before they use it again, as every client does, and
-	// count apart a request on one that was closed without a byte of an answer.
-	Resets bool
-	wg     sync.WaitGroup
+	fleet *Fleet
+	pause time.Duration
+	wg    sync.WaitGroup
 
-	mu     sync.Mutex
-	counts map[string]*Count // by kind of request
-	served map[string]int    // by version that answered
-	errors []string
+	mu       sync.Mutex
+	counts   map[string]*Count // by kind of request
+	served   map[string]int    // by version that answered
+	failures []Failure
 }
 
+// Class is why a request got no answer where that is known of a balancer, and no
+// app got it.
+type Class string
+
+// Classes.
+const (
+	// Reset is a request sent on a kept connection at the moment at which the
+	// balancer closed it: not a byte of an answer came.
+	Reset Class = "idle keep-alive reset"
+	// NewReset is the same on a connection that was just opened.
+	NewReset Class = "new connection reset"
+	// Cut is a request on a connection to a balancer that was killed.
+	Cut Class = "failover cut"
+)
+
 // Count is how many requests of a kind were sent, and how many of them failed.
-// Reset ones are not among the failed.
-type Count struct{ Sent, Failed, Reset int }
+// Those of a documented class are not among the failed.
+type Count struct {
+	Sent, Failed int
+	Documented   map[Class]int
+}
 
-// errReset stands for a kept connection that was closed before any answer.
-var errReset = errors.New("the kept connection was closed without an answer")
-
-// maxErrors bounds how many failures are kept in words.
-const maxErrors = 10
-
-// Start runs the workers of every kind until ctx ends.
-func (l *Load) Start(ctx context.Context) {
-	l.counts, l.served = map[string]*Count{}, map[string]int{}
-	for kind, w := range map[string]struct {
-		workers int
-		pause   time.Duration
-		request func(i int) string
-	}{
-		"keep-alive GET": {4, 10 * time.Millisecond, func(int) string { return get("/") }},
-		"slow GET":       {3, 20 * time.Millisecond, func(i int) string { return get(fmt.Sprintf("/slow?ms=%d", 100+(i%8)*100)) }},
-		"POST": {2, 15 * time.Millisecond, func(i int) string {
-			body := strings.Repeat("x", 1+(i*997)%20000)
-			return fmt.Sprintf("POST /echo HTTP/1.1\r\nHost: demo\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-		}},
-	} {
-		l.counts[kind] = &Count{}
-		for range w.workers {
-			l.wg.Go(func() { l.work(ctx, kind, w.pause, w.request) })
-		}
+func (c *Count) add(o Count) {
+	c.Sent += o.Sent
+	c.Failed += o.Failed
+	if c.Documented == nil {
+		c.Documented = map[Class]int{}
+	}
+	for class, n := range o.Documented {
+		c.Documented[class] += n
 	}
 }
 
-func get(path string) string { return "GET " + path + " HTTP/1.1\r\nHost: demo\r\n\r\n" }
+// Failure is one request that failed.
+type Failure struct {
+	At      time.Time
+	Request string // method and path
+	Kept    bool   // it was not the first on its connection
+	Err     error
+}
 
-// Wait returns when every worker has had its last answer.
+func (f Failure) String() string {
+	on := "a new connection"
+	if f.Kept {
+		on = "a kept connection"
+	}
+	return fmt.Sprintf("%s %s on %s: %v", f.At.Format("15:04:05.000"), f.Request, on, f.Err)
+}
+
+// errReset stands for a connection that was closed before any answer.
+var errReset = errors.New("the connection was closed without an answer")
+
+// maxFailures bounds how many failures are kept.
+const maxFailures = 20
+
+// request is one request to send.
+type request struct{ method, path, body string }
+
+func (r request) String() string {
+	if r.body == "" {
+		return r.method + " " + r.path
+	}
+	return fmt.Sprintf("%s %s (%d bytes)", r.method, r.path, len(r.body))
+}
+
+// text is the request as it travels.
+func (r request) text() string {
+	length := ""
+	if r.body != "" {
+		length = fmt.Sprintf("Content-Length: %d\r\n", len(r.body))
+	}
+	return fmt.Sprintf("%s %s HTTP/1.1\r\nHost: demo\r\n%s\r\n%s", r.method, r.path, length, r.body)
+}
+
+// Load starts clients of the app, of every kind, that go on until ctx ends. Each
+// pauses for a while after an answer.
+func (f *Fleet) Load(ctx context.Context, pause time.Duration) *Load {
+	l := &Load{fleet: f, pause: pause, counts: map[string]*Count{}, served: map[string]int{}}
+	for kind, w := range map[string]struct {
+		workers int
+		next    func(i int) request
+	}{
+		"keep-alive GET": {4, func(int) request { return request{"GET", "/", ""} }},
+		"slow GET":       {3, func(i int) request { return request{"GET", fmt.Sprintf("/slow?ms=%d", 100+(i%8)*150), ""} }},
+		"POST":           {2, func(i int) request { return request{"POST", "/echo", strings.Repeat("x", 1+(i*997)%20000)} }},
+	} {
+		l.counts[kind] = &Count{Documented: map[Class]int{}}
+		for range w.workers {
+			l.wg.Go(func() { l.work(ctx, kind, w.next) })
+		}
+	}
+	return l
+}
+
+// Wait returns when every client has had its last answer.
 func (l *Load) Wait() { l.wg.Wait() }
 
+// line is one connection to a balancer.
+type line struct {
+	net.Conn
+	to   string
+	r    *bufio.Reader
+	kept bool
+}
+
+func dial(to string) (*line, error) {
+	c, err := net.DialTimeout("tcp", to, 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	return &line{Conn: c, to: to, r: bufio.NewReader(c)}, nil
+}
+
 // work sends one request after the other over one connection that is kept.
-func (l *Load) work(ctx context.Context, kind string, pause time.Duration, request func(i int) string) {
-	var conn net.Conn
-	var r *bufio.Reader
-	defer func() {
+func (l *Load) work(ctx context.Context, kind string, next func(i int) request) {
+	var conn *line
+	hangUp := func() {
 		if conn != nil {
 			conn.Close()
 		}
-	}()
+		conn = nil
+	}
+	defer func() { hangUp() }()
 	for i := 0; ctx.Err() == nil; i++ {
-		version, err := func() (string, error) {
-			if l.Resets && conn != nil && gone(conn) {
-				conn.Close()
-				conn = nil
-			}
-			kept := conn != nil
-			if !kept {
-				c, err := net.DialTimeout("tcp", l.Addr, 5*time.Second)
-				if err != nil {
-					return "", err
-				}
-				conn, r = c, bufio.NewReader(c)
-			}
-			version, err := exchange(conn, r, request(i))
-			if l.Resets && kept && errors.Is(err, errReset) {
-				return "", errReset
-			} else if err != nil {
-				return "", err
-			}
-			return version, nil
-		}()
-		l.record(kind, version, err)
-		if err != nil && conn != nil {
-			conn.Close()
-			conn = nil
+		// A client looks whether its connection was closed before it uses it again.
+		if conn != nil && l.fleet.Kind.Loses(Reset) && gone(conn) {
+			hangUp()
+		}
+		f := Failure{Request: next(i).String(), Kept: conn != nil}
+		to := l.fleet.Address()
+		version := ""
+		if conn == nil {
+			conn, f.Err = dial(to)
+		}
+		if f.Err == nil {
+			to = conn.to
+			version, f.Err = exchange(conn, conn.r, next(i))
+		}
+		f.At = time.Now()
+		l.record(kind, version, l.class(f, to), f)
+		if f.Err != nil {
+			hangUp()
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause):
+		case <-time.After(l.pause):
 		}
 	}
 }
 
+// class is the documented class of a failure, "" if it is none.
+func (l *Load) class(f Failure, to string) Class {
+	c := Class("")
+	switch {
+	case f.Err == nil:
+	case l.fleet.Killed(to):
+		c = Cut
+	case errors.Is(f.Err, errReset) && f.Kept:
+		c = Reset
+	case errors.Is(f.Err, errReset):
+		c = NewReset
+	}
+	if !l.fleet.Kind.Loses(c) {
+		return ""
+	}
+	return c
+}
+
 // exchange sends a request and reads its whole answer.
-func exchange(conn net.Conn, r *bufio.Reader, request string) (string, error) {
+func exchange(conn net.Conn, r *bufio.Reader, rq request) (string, error) {
 	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return "", err
 	}
-	if _, err := io.WriteString(conn, request); err != nil {
+	if _, err := io.WriteString(conn, rq.text()); err != nil {
 		return "", fmt.Errorf("cannot send: %w", closed(err))
 	}
 	if _, err := r.Peek(1); err != nil {
@@ -135,18 +222,18 @@ func exchange(conn net.Conn, r *bufio.Reader, request string) (string, error) {
 	if resp.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("status %s: %.80s", resp.Status, bytes.TrimSpace(body))
 	}
-	if sent := request[strings.Index(request, "\r\n\r\n")+4:]; sent != "" && string(body) != sent {
-		return "", fmt.Errorf("the answer to a POST of %d bytes has %d bytes", len(sent), len(body))
-	}
-	if strings.HasPrefix(request, "POST") {
+	if rq.body != "" {
+		if string(body) != rq.body {
+			return "", fmt.Errorf("the answer has %d other bytes", len(body))
+		}
 		return "", nil
 	}
 	return string(bytes.TrimSpace(body)), nil
 }
 
 // gone tells whether the other side has closed a connection that is not in use.
-func gone(conn net.Conn) bool {
-	raw, err := conn.(*net.TCPConn).SyscallConn()
+func gone(conn *line) bool {
+	raw, err := conn.Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		return true
 	}
@@ -167,43 +254,43 @@ func closed(err error) error {
 	return err
 }
 
-func (l *Load) record(kind, version string, err error) {
+func (l *Load) record(kind, version string, c Class, f Failure) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts[kind].Sent++
 	if version != "" {
 		l.served[version]++
 	}
-	if err == errReset {
-		l.counts[kind].Reset++
-		return
-	}
-	if err != nil {
+	switch {
+	case f.Err == nil:
+	case c != "":
+		l.counts[kind].Documented[c]++
+	default:
 		l.counts[kind].Failed++
-		if len(l.errors) < maxErrors {
-			l.errors = append(l.errors, fmt.Sprintf("%s %s: %v", time.Now().Format(time.TimeOnly), kind, err))
+		if len(l.failures) < maxFailures {
+			l.failures = append(l.failures, f)
 		}
 	}
 }
 
 // Result is what a client would have noticed.
 type Result struct {
-	Kinds  map[string]Count // by kind of request
-	All    Count
-	Served map[string]int // answers by version
-	Errors []string       // the first failures, in words
+	Kinds    map[string]Count // by kind of request
+	All      Count
+	Served   map[string]int // answers by version
+	Failures []Failure      // the first ones
 }
 
-// Result is to be read after Wait.
+// Result is what came of it so far.
 func (l *Load) Result() Result {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r := Result{Kinds: map[string]Count{}, Served: l.served, Errors: l.errors}
+	r := Result{Kinds: map[string]Count{}, Served: maps.Clone(l.served), Failures: slices.Clone(l.failures)}
 	for kind, c := range l.counts {
-		r.Kinds[kind] = *c
-		r.All.Sent += c.Sent
-		r.All.Failed += c.Failed
-		r.All.Reset += c.Reset
+		var copied Count
+		copied.add(*c)
+		r.Kinds[kind] = copied
+		r.All.add(*c)
 	}
 	return r
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
-	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
 // Rotation is what the balancer itself shows of its servers over time.
@@ -19,9 +19,37 @@ type Rotation struct {
 	Spans map[string][]time.Duration // times out of rotation, by node
 	Most  int                        // servers out at the same time
 	First time.Time                  // when the first server went out
+	Turns []Turn                     // each leaving and each return, in order
 
 	done chan struct{}
 	err  error
+}
+
+// Turn is one change that the balancer showed.
+type Turn struct {
+	At   time.Time
+	Node string
+	Out  bool
+}
+
+func (t Turn) String() string {
+	if t.Out {
+		return t.Node + " went out"
+	}
+	return t.Node + " came back"
+}
+
+// Around says what changed before and after a moment, for people.
+func (r *Rotation) Around(at time.Time) string {
+	before, after := "nothing had changed", "nothing changed after"
+	for _, t := range r.Turns {
+		if t.At.After(at) {
+			after = fmt.Sprintf("%s %.2f s later", t, t.At.Sub(at).Seconds())
+			break
+		}
+		before = fmt.Sprintf("%s %.2f s before", t, at.Sub(t.At).Seconds())
+	}
+	return before + ", " + after
 }
 
 // Watch looks at the balancer often, until ctx ends.
@@ -35,32 +63,32 @@ func (f *Fleet) Watch(ctx context.Context) *Rotation {
 }
 
 func (r *Rotation) look(ctx context.Context, f *Fleet) error {
-	p, err := f.watcher()
-	if err != nil {
-		return err
-	}
-	defer p.Close()
 	since := map[string]time.Time{}
 	for ctx.Err() == nil {
-		pool, err := p.Observe(ctx)
-		if err != nil && ctx.Err() == nil {
+		at := time.Now()
+		in, err := f.front.serving(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				break
+			}
 			return err
 		}
 		out := 0
-		for _, m := range pool.Members {
-			name := f.node(m.Name)
+		for _, name := range f.Nodes {
 			began, was := since[name]
-			switch serving := m.Phase == lbclient.PhaseServing; {
-			case !serving && !was:
-				since[name] = pool.At
+			switch {
+			case !in[name] && !was:
+				since[name] = at
+				r.Turns = append(r.Turns, Turn{at, name, true})
 				if r.First.IsZero() {
-					r.First = pool.At
+					r.First = at
 				}
-			case serving && was:
-				r.Spans[name] = append(r.Spans[name], pool.At.Sub(began))
+			case in[name] && was:
+				r.Spans[name] = append(r.Spans[name], at.Sub(began))
+				r.Turns = append(r.Turns, Turn{at, name, false})
 				delete(since, name)
 			}
-			if m.Phase != lbclient.PhaseServing {
+			if !in[name] {
 				out++
 			}
 		}
@@ -87,6 +115,31 @@ func (f *Fleet) Rollout(ctx context.Context, id string) (api.Rollout, error) {
 		return page.Rollout, err
 	}
 	return page.Rollout, json.Unmarshal(out.Bytes(), &page)
+}
+
+// Serves returns an error unless every target is proved on the version and in
+// rotation, as the coordinator knows.
+func (f *Fleet) Serves(ctx context.Context, version string) error {
+	st, err := f.Status(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, t := range st.Apps[0].Targets {
+		if t.Release == nil || t.Release.Subject != "hello "+version || t.Rotation != api.RotationIn {
+			errs = append(errs, fmt.Errorf("%s is not on %s, in rotation: %+v", t.Target, version, t))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Status is what deployctl shows of the fleet.
+func (f *Fleet) Status(ctx context.Context) (st api.Status, err error) {
+	var out bytes.Buffer
+	if err := f.Deployctl(ctx, &out, "status", "--json"); err != nil {
+		return st, err
+	}
+	return st, json.Unmarshal(out.Bytes(), &st)
 }
 
 // Follow prints a rollout's timeline as it happens and checks how it ends.
@@ -135,31 +188,40 @@ func (f *Fleet) Await(ctx context.Context, id string) error {
 	}
 }
 
-// KillDuring kills a daemon with SIGKILL once the second target of the rollout
-// is being activated, so that one is done, one is out, and one is to come.
+// KillDuring kills a daemon with SIGKILL in the middle of the rollout.
 func (f *Fleet) KillDuring(ctx context.Context, what, id string) error {
-	if err := f.Await(ctx, id); err != nil {
+	t, err := f.Middle(ctx, id)
+	if err != nil {
 		return err
+	}
+	name := what
+	if what == "agent" {
+		name = t.Node
+	}
+	fmt.Printf("$ kill -9 (%s of %s, at step %q of %s)\n", what, name, t.Step, t.Node)
+	return f.daemons[name].signal(syscall.SIGKILL)
+}
+
+// Middle waits until the second target of the rollout is being activated, so
+// that one is done and one is out, and returns that target.
+func (f *Fleet) Middle(ctx context.Context, id string) (api.RolloutTarget, error) {
+	if err := f.Await(ctx, id); err != nil {
+		return api.RolloutTarget{}, err
 	}
 	for {
 		r, err := f.Rollout(ctx, id)
 		if err != nil {
-			return err
+			return api.RolloutTarget{}, err
 		}
-		if len(r.Targets) == len(Nodes) && r.Targets[1].Phase == "activating" && r.Targets[1].Step != "" {
-			name := what
-			if what == "agent" {
-				name = r.Targets[1].Node
-			}
-			fmt.Printf("$ kill -9 (%s of %s, at step %q of %s)\n", what, name, r.Targets[1].Step, r.Targets[1].Node)
-			return f.daemons[name].signal(syscall.SIGKILL)
+		if len(r.Targets) == len(f.Nodes) && r.Targets[1].Phase == "activating" && r.Targets[1].Step != "" {
+			return r.Targets[1], nil
 		}
 		if r.Done {
-			return fmt.Errorf("%s was over before anything could be killed", id)
+			return api.RolloutTarget{}, fmt.Errorf("%s was over before its middle was seen", id)
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return api.RolloutTarget{}, context.Cause(ctx)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

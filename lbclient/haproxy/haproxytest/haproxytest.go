@@ -202,6 +202,23 @@ func (p *Process) Reload() error {
 	return nil
 }
 
+// Kill ends the newest process at once, as a crash would, cutting what is in
+// flight. Its ports stay open: who connects waits for Restart.
+func (p *Process) Kill() {
+	c := p.running[len(p.running)-1]
+	_ = c.cmd.Process.Kill() // it may have ended already
+	<-c.done
+}
+
+// Restart starts HAProxy after Kill. It has forgotten every change made by
+// command.
+func (p *Process) Restart() error {
+	if err := p.start(); err != nil {
+		return fmt.Errorf("cannot start haproxy again: %w", err)
+	}
+	return nil
+}
+
 // Former tells how many former processes still live.
 func (p *Process) Former() int {
 	n := 0
