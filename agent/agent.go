@@ -53,6 +53,8 @@ type Deps struct {
 	Broker Broker
 	// Archives carries built files; without it none are shared or taken.
 	Archives Archives
+	// Sources sends commits that the coordinator fetches.
+	Sources Sources
 	// Balancer makes the provider for a node's target of any other; nil stands for
 	// [NewBalancer].
 	Balancer func(b api.Balancer, node, server string) (lbclient.Provider, error)
@@ -95,7 +97,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	units := unit.New(unit.Scope(c.Systemd))
 	defer units.Close()
-	a, err := New(c, Deps{Coordinator: client, Broker: client, Archives: client, Units: units, Version: version, Log: log})
+	a, err := New(c, Deps{Coordinator: client, Broker: client, Sources: client, Archives: client, Units: units, Version: version, Log: log})
 	if err != nil {
 		return err
 	}

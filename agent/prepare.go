@@ -203,7 +203,7 @@ func (p *app) make(ctx context.Context, as *api.Assignment, r api.Release, runs 
 	}
 	out := p.a.logs.stream(p.name, as.Rollout, api.StepFetch, runs)
 	defer func() { out.close() }()
-	dir, err := p.fetch(ctx, as.Spec.Repo, r, out)
+	dir, err := p.fetch(ctx, as.Spec, r, out)
 	if err == nil {
 		out.close()
 		out = p.a.logs.stream(p.name, as.Rollout, api.StepBuild, runs)
@@ -232,13 +232,17 @@ func (p *app) discard(id, dir string) {
 
 // fetch brings the commit to this node and its tree into a staging directory;
 // dir is empty until there is one.
-func (p *app) fetch(ctx context.Context, url string, r api.Release, out io.Writer) (dir string, err error) {
+func (p *app) fetch(ctx context.Context, spec api.Spec, r api.Release, out io.Writer) (dir string, err error) {
 	for _, d := range []string{p.a.cfg.State, p.a.cfg.Apps} {
 		if err := release.CheckSpace(d, wantBytes, wantInodes); err != nil {
 			return "", err
 		}
 	}
-	repo, err := source.Open(filepath.Join(p.a.cfg.State, "git", p.name+".git"), url)
+	origin, err := p.origin(spec, r.ID)
+	if err != nil {
+		return "", err
+	}
+	repo, err := source.Open(filepath.Join(p.a.cfg.State, "git", p.name+".git"), origin)
 	if err != nil {
 		return "", err
 	}

@@ -78,6 +78,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	trig := trigger.New(trigger.Config{
 		Apps: apps, Engine: run, Store: st, PollInterval: fleet.Coordinator.PollInterval, Log: o.Log,
 	})
+	commits, err := openSources(fleet)
+	if err != nil {
+		return err
+	}
 	lbs, err := newBroker(fleet, run, o.Log)
 	if err != nil {
 		return err
@@ -108,7 +112,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	srv := &http.Server{
 		Handler: httpapi.New(httpapi.Config{
 			Apps: httpApps(fleet), Runner: run, Trigger: trig, Store: st, Webhook: hook, Broker: lbs, Depot: built,
-			Archived: func(ctx context.Context, app string) error { return tellArchives(ctx, built, run, app) }, Survey: look,
+			Archived: func(ctx context.Context, app string) error { return tellArchives(ctx, built, run, app) }, Survey: look, Sources: commits,
 			Metrics: m.Handler(), Tokens: tokens(fleet), Version: o.Version, Log: o.Log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,

@@ -2,8 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"path/filepath"
 
@@ -51,14 +49,15 @@ func triggerApps(f *config.Fleet) ([]trigger.App, error) {
 	mirrors := map[string]*mirror.Mirror{}
 	var apps []trigger.App
 	for _, a := range f.Apps {
-		m := mirrors[a.Repo]
+		key := sourceKey(a)
+		m := mirrors[key]
 		if m == nil {
-			sum := sha256.Sum256([]byte(a.Repo))
 			var err error
-			if m, err = mirror.Open(filepath.Join(f.Coordinator.Mirrors, a.Name+"-"+hex.EncodeToString(sum[:4])+".git"), a.Repo); err != nil {
+			dir := filepath.Join(f.Coordinator.Mirrors, a.Name+"-"+key+".git")
+			if m, err = (mirror.Options{Login: a.Source.Login()}).Open(dir, a.Repo); err != nil {
 				return nil, err
 			}
-			mirrors[a.Repo] = m
+			mirrors[key] = m
 		}
 		recipe := a.Recipe()
 		apps = append(apps, trigger.App{

@@ -266,7 +266,8 @@ type Recipe struct {
 // Spec is how an app runs on a node, whatever the release.
 type Spec struct {
 	Repo           string      `json:"repo"`
-	Unit           string      `json:"unit"` // systemd unit name, "hello.service"; of an app with instances a template
+	SourceVia      string      `json:"source_via,omitempty"` // who fetches commits: [ViaAgent] or [ViaCoordinator]
+	Unit           string      `json:"unit"`                 // systemd unit name, "hello.service"; of an app with instances a template
 	RestartTimeout Duration    `json:"restart_timeout"`
 	Health         HealthCheck `json:"health"`
 	Balancer       *Balancer   `json:"balancer,omitempty"`

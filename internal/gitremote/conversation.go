@@ -55,9 +55,9 @@ type Conversation struct {
 }
 
 // Dial begins an exchange with a remote. An empty one is [ErrUnknownCommit].
-func (r Remote) Dial(ctx context.Context, login Login) (*Conversation, error) {
+func (r Remote) Dial(ctx context.Context) (*Conversation, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	session, refs, err := r.Connect(ctx, login)
+	session, refs, err := r.Connect(ctx)
 	if err == nil && refs == nil {
 		_ = session.Close()
 		err = &Failure{Kind: ErrUnknownCommit, Err: errors.New("it is empty")}
@@ -74,7 +74,7 @@ func (r Remote) Dial(ctx context.Context, login Login) (*Conversation, error) {
 func (r Remote) failure(err error) error {
 	var f *Failure
 	if !errors.As(err, &f) {
-		f = Diagnose(err)
+		f = r.Diagnose(err)
 	}
 	var errno syscall.Errno
 	kept := error(nil)

@@ -18,6 +18,8 @@ var (
 	ErrUnreachable  = errors.New("the remote cannot be reached")
 	ErrDenied       = errors.New("access denied")
 	ErrNoRepository = errors.New("there is no such repository")
+	// ErrHostKey tells that an ssh host is not the one that it was.
+	ErrHostKey = errors.New("the host shows another key than is known of it")
 	// ErrUnknownCommit tells that the remote does not have the commit.
 	ErrUnknownCommit = errors.New("the remote does not have the commit")
 )
@@ -40,6 +42,24 @@ func (f *Failure) Error() string {
 // Unwrap returns the error and its kind.
 func (f *Failure) Unwrap() []error { return []error{f.Kind, f.Err} }
 
+// Diagnose is [Diagnose] for a conversation with r: it knows which credentials
+// were used.
+func (r Remote) Diagnose(err error) *Failure {
+	f := Diagnose(err)
+	refused := errors.Is(err, transport.ErrAuthenticationRequired) || errors.Is(err, transport.ErrAuthorizationFailed) ||
+		errors.Is(err, transport.ErrRepositoryNotFound) || strings.Contains(err.Error(), "unable to authenticate")
+	if remedy := r.login.refused(); refused && remedy != "" {
+		if errors.Is(f.Kind, ErrNoRepository) {
+			remedy = f.Remedy + "; where it does exist, " + remedy
+		}
+		f.Remedy = remedy
+	}
+	if errors.Is(f.Kind, ErrHostKey) && r.login.KnownHosts != "" {
+		f.Remedy = strings.Replace(f.Remedy, "in known_hosts", "in "+r.login.KnownHosts, 1)
+	}
+	return f
+}
+
 // Diagnose tells what an error of a conversation with a remote means. It knows
 // nothing of other errors: an unexpected end of a local file looks to it like
 // one of the conversation.
@@ -60,7 +80,13 @@ func Diagnose(err error) *Failure {
 	case contains("dubious ownership"):
 		f.Kind = ErrDenied
 		f.Remedy = "let the user of this process own it, or trust it: git config --system --add safe.directory <path>"
-	case contains("knownhosts:", "known hosts"):
+	case contains("knownhosts: key mismatch"):
+		f.Kind = ErrHostKey
+		f.Remedy = "somebody may be in between: compare the key with what the host publishes (ssh-keyscan shows it), and only then replace the line in known_hosts"
+	case errors.Is(err, errCredentials):
+		f.Kind = ErrDenied
+		f.Remedy = "put it there, and let this process's user read it"
+	case contains("knownhosts:", "known hosts", "known_hosts"):
 		f.Kind = ErrDenied
 		f.Remedy = "put the host's key into the known_hosts file of this process's user"
 	case errors.Is(err, errKey), contains("unable to authenticate", "SSH agent"):

@@ -20,7 +20,8 @@ import (
 type Remote struct {
 	endpoint *transport.Endpoint
 	public   string
-	secrets  []string // in each spelling that an error may use
+	secrets  []string // of the URL, in each spelling that an error may use
+	login    Login
 }
 
 // Parse takes a URL of https, http, ssh (also as user@host:path), git, or file,
@@ -50,9 +51,16 @@ func Parse(raw string) (Remote, error) {
 // String returns the URL without credentials.
 func (r Remote) String() string { return r.public }
 
-// Clean is [Clean] of a text that may hold the credentials of the URL, without
-// those.
+// Clean is [Clean] of a text that may hold the credentials of the URL or of
+// [Remote.With], without those.
 func (r Remote) Clean(text string) string {
+	if r.login.Password != nil {
+		if p, err := r.login.Password(); err == nil && p != "" {
+			for _, form := range spellings(p) {
+				text = strings.ReplaceAll(text, form, "redacted")
+			}
+		}
+	}
 	for _, s := range r.secrets {
 		text = strings.ReplaceAll(text, s, "redacted")
 	}
@@ -107,11 +115,16 @@ func redact(raw string) (public string, secrets []string) {
 		if u, err := url.PathUnescape(s); err == nil {
 			plain = u
 		}
-		for _, form := range []string{s, plain, url.PathEscape(plain), url.QueryEscape(plain), url.User(plain).String()} {
+		for _, form := range append(spellings(plain), s) {
 			if form != "" && !slices.Contains(secrets, form) {
 				secrets = append(secrets, form)
 			}
 		}
 	}
 	return Clean(scheme + "://" + authority + path), secrets
+}
+
+// spellings returns a secret in each form in which it may turn up.
+func spellings(s string) []string {
+	return []string{s, url.PathEscape(s), url.QueryEscape(s), url.User(s).String()}
 }

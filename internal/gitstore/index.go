@@ -13,6 +13,7 @@ import (
 type index struct {
 	fanout  [256]uint32
 	names   []byte // sorted, sha1.Size each
+	crcs    []byte // 4 bytes each, of what is stored
 	small   []byte // 4 bytes each: the offset, or its place in large
 	large   []byte // 8 bytes each
 	packSum [sha1.Size]byte
@@ -42,6 +43,7 @@ func parseIndex(b []byte) (*index, error) {
 		return nil, corrupt("an index of a pack is cut short")
 	}
 	x.names = body[:n*sha1.Size]
+	x.crcs = body[n*sha1.Size : n*(sha1.Size+4)]
 	x.small = body[n*(sha1.Size+4) : n*(sha1.Size+8)]
 	x.large = body[n*(sha1.Size+8):]
 	copy(x.packSum[:], b[len(b)-2*sha1.Size:])
@@ -51,6 +53,8 @@ func parseIndex(b []byte) (*index, error) {
 func (x *index) count() int { return len(x.small) / 4 }
 
 func (x *index) name(i int) []byte { return x.names[i*sha1.Size : (i+1)*sha1.Size] }
+
+func (x *index) crc(i int) uint32 { return binary.BigEndian.Uint32(x.crcs[4*i:]) }
 
 // offset returns where object i is; -1 when the index does not say.
 func (x *index) offset(i int) int64 {

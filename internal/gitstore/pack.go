@@ -32,6 +32,8 @@ type pack struct {
 	once  sync.Once
 	at    []int64 // where objects begin, in order; see starts
 	end   int64   // where the trailer begins
+	byAt  sync.Once
+	order []uint32 // the objects of the index by where they begin; see name
 	// base finds the object that a refDelta builds on.
 	base func(Hash) (*pack, int64, error)
 }

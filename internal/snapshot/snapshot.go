@@ -54,16 +54,13 @@ type Answer struct {
 	Shallow, Unshallow []gitstore.Hash
 }
 
-// Git is a remote repository as an origin. Login may be nil.
-func Git(r gitremote.Remote, login gitremote.Login) Origin { return remote{r, login} }
+// Git is a remote repository as an origin.
+func Git(r gitremote.Remote) Origin { return remote{r} }
 
-type remote struct {
-	gitremote.Remote
-	login gitremote.Login
-}
+type remote struct{ gitremote.Remote }
 
 func (r remote) Dial(ctx context.Context) (Conversation, error) {
-	c, err := r.Remote.Dial(ctx, r.login)
+	c, err := r.Remote.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}

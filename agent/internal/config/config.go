@@ -32,7 +32,8 @@ type Config struct {
 	Apps        string   // absolute
 	Systemd     string   // "system" or "user"
 	Units       []string // glob patterns of unit names; matched by [Config.MayRestart]
-	GateListen  string   // host:port of the node's health gates; "" when it has none
+	Credentials []Credential
+	GateListen  string // host:port of the node's health gates; "" when it has none
 }
 
 // What a file that leaves a key out gets.
@@ -111,7 +112,8 @@ func Parse(file string, b []byte) (Config, error) {
 				r.fail(n, "systemd", `expected "system" or "user", got %q`, c.Systemd)
 			}
 		},
-		"units": func(n ast.Node) { c.Units = r.patterns(n) },
+		"units":       func(n ast.Node) { c.Units = r.patterns(n) },
+		"credentials": func(n ast.Node) { c.Credentials = r.credentials(n) },
 		"gate": func(n ast.Node) {
 			found := false
 			r.object(n, "gate", map[string]func(ast.Node){

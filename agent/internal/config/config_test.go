@@ -73,6 +73,14 @@ func TestMistakesNameTheLineAndWhatToWrite(t *testing.T) {
 		"gate at a name":     {ok + "gate: {listen: \"web1:9101\"}\n", []string{"agent.yaml:4:", "gate.listen", `"web1:9101"`}},
 		"gate at no port":    {ok + "gate: {listen: \":0\"}\n", []string{"agent.yaml:4:", "gate.listen"}},
 		"gate without place": {ok + "gate: {}\n", []string{"agent.yaml:4:", "gate", "listen"}},
+		"credentials":        {ok + "credentials: {url: x}\n", []string{"agent.yaml:4:", "credentials", "list"}},
+		"secret inline":      {ok + "credentials:\n  - {url: https://github.com/, token: hunter2}\n", []string{"agent.yaml:5:", "never written here"}},
+		"secret in a URL":    {ok + "credentials:\n  - {url: https://x:hunter2@github.com/, token: {file: /t}}\n", []string{"agent.yaml:5:", "never written here"}},
+		"secret over http":   {ok + "credentials:\n  - {url: http://github.com/, token: {file: /t}}\n", []string{"agent.yaml:5:", "https://"}},
+		"half a password":    {ok + "credentials:\n  - {url: https://github.com/, username: me}\n", []string{"agent.yaml:5:", "password"}},
+		"key for https":      {ok + "credentials:\n  - {url: https://github.com/, ssh_key: /k}\n", []string{"agent.yaml:5:", "ssh"}},
+		"key without hosts":  {ok + "credentials:\n  - {url: \"ssh://git@github.com/\", ssh_key: /k}\n", []string{"agent.yaml:5:", "known_hosts"}},
+		"token for ssh":      {ok + "credentials:\n  - {url: \"ssh://git@github.com/\", token: {file: /t}}\n", []string{"agent.yaml:5:", "https"}},
 		"list":               {"- a\n", []string{"agent.yaml:1:", "keys and values"}},
 		"not yaml":           {"a: [\n", []string{"agent.yaml"}},
 		"two mistakes":       {ok + "systemd: root\ncolour: red\n", []string{":4:", ":5:"}},
@@ -143,4 +151,49 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("accepted %q as %+v", b, c)
 		}
 	})
+}
+
+func TestTheLongestURLDecidesHowToLogIn(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{"all": "all-token\n", "acme": "acme-token\n", "two": "a\nb\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := config.Parse(filepath.Join(dir, "agent.yaml"), []byte(`
+coordinator: http://c:1
+token: {file: /t}
+name: web1
+credentials:
+  - {url: https://github.com/acme/, token: {file: acme}}
+  - {url: https://github.com/, token: {file: all}}
+  - {url: https://git.example.com/, username: me, password: {file: two}}
+  - {url: "ssh://git@github.com/", ssh_key: key, known_hosts: known}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for repo, want := range map[string]string{
+		"https://github.com/acme/app.git":   "x-access-token all: acme-token",
+		"https://github.com/acmes/app.git":  "x-access-token all: all-token",
+		"https://git.example.com/a.git":     "me: more than one line",
+		"git@github.com:acme/app.git":       "key " + filepath.Join(dir, "key") + " known " + filepath.Join(dir, "known"),
+		"https://elsewhere.example.com/app": "",
+	} {
+		l := c.Login(repo)
+		got := ""
+		if l.Key != "" {
+			got = "key " + l.Key + " known " + l.KnownHosts
+		}
+		if l.Password != nil {
+			p, err := l.Password()
+			if err != nil {
+				p = "more than one line"
+			}
+			got = strings.TrimSpace(l.User + ": " + p)
+		}
+		if want = strings.Replace(want, " all: ", ": ", 1); got != want {
+			t.Errorf("%s: %q, want %q", repo, got, want)
+		}
+	}
 }

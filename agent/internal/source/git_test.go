@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/source"
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 // upstream is a repository made with git itself.
@@ -234,7 +235,9 @@ func must(t *testing.T, err error) {
 
 func openRepo(t *testing.T, dir, url string) *source.Repo {
 	t.Helper()
-	r, err := source.Open(dir, url)
+	origin, err := source.Git(url, gitremote.Login{})
+	must(t, err)
+	r, err := source.Open(dir, origin)
 	must(t, err)
 	return r
 }

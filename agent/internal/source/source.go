@@ -27,15 +27,20 @@ type Repo struct {
 	dir       string
 }
 
-// Open opens the store in dir, creating it when missing, and removes what
-// interrupted fetches left. It does not contact the remote. url is what git
+// Git is the repository at url as an origin, logged in to with l. url is what git
 // accepts: https, http, ssh, git and file URLs, user@host:path, and paths.
-func Open(dir, url string) (*Repo, error) {
+func Git(url string, l gitremote.Login) (snapshot.Origin, error) {
 	remote, err := gitremote.Parse(url)
 	if err != nil {
 		return nil, fault.New(api.ReasonFetchFailed, err)
 	}
-	s, err := snapshot.Open(dir, snapshot.Git(remote, nil))
+	return snapshot.Git(remote.With(l)), nil
+}
+
+// Open opens the store in dir, creating it when missing, and removes what
+// interrupted fetches left. It does not contact the origin.
+func Open(dir string, origin snapshot.Origin) (*Repo, error) {
+	s, err := snapshot.Open(dir, origin)
 	if err != nil {
 		return nil, err
 	}

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"github.com/lockstep-deploy/lockstep/agent/internal/source"
 )
 
 // files has all that a plain repository may hold.
@@ -304,9 +302,7 @@ func TestOpenSweepsInterruptedFetches(t *testing.T) {
 	openRepo(t, store, u.dir)
 	left := filepath.Join(store, "objects", "pack", "tmp_pack_123")
 	must(t, os.WriteFile(left, []byte("PACK"), 0o600))
-	if _, err := source.Open(store, u.dir); err != nil {
-		t.Fatal(err)
-	}
+	openRepo(t, store, u.dir)
 	if _, err := os.Lstat(left); err == nil {
 		t.Error("the leftover is still there")
 	}

@@ -23,7 +23,7 @@ func (l *loader) readApp(name string, v value) {
 	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "health",
 		"balancer", "env", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
 		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
-		"build_on", "build_skew", "artifact")
+		"build_on", "build_skew", "artifact", "source")
 	if !ok {
 		return
 	}
@@ -39,6 +39,10 @@ func (l *loader) readApp(name string, v value) {
 				v.warn("what comes over this connection can be changed on its way; write https:// or ssh://")
 			}
 		}
+	}
+	a.Source.Via = ViaAgent
+	if v, ok := o.get("source"); ok {
+		a.readSource(v)
 	}
 	if v, ok := o.need("branch", "main"); ok {
 		if a.Branch, ok = v.text("main"); ok {

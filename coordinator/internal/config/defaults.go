@@ -154,6 +154,7 @@ func (w *writer) app(a *App) {
 	w.open(a.Name)
 	defer w.close()
 	w.put("repo", plain(a.Repo))
+	w.put("source", a.Source.written())
 	w.put("branch", plain(a.Branch))
 	w.put("nodes", list(a.Nodes, plain))
 	w.given("instances", a.Instances)

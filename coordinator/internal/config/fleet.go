@@ -161,6 +161,7 @@ const (
 type App struct {
 	Name   string
 	Repo   string
+	Source Source
 	Branch string
 	Nodes  []string // in the order of rollouts; never empty
 	// Instances are the names of the app's targets on each node, in the order of

@@ -40,6 +40,7 @@ func TestSpec(t *testing.T) {
 	shop, worker := f.App("shop"), f.App("worker")
 	want := api.Spec{
 		Repo:           "git@github.com:me/shop.git",
+		SourceVia:      api.ViaCoordinator,
 		Unit:           "shop.service",
 		RestartTimeout: api.Duration(90 * time.Second),
 		Health: api.HealthCheck{

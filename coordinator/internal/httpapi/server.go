@@ -70,6 +70,7 @@ type Config struct {
 	// Archived tells the engine that archives of the app came or went.
 	Archived func(ctx context.Context, app string) error
 	Survey   Survey
+	Sources  Sources
 	Tokens   *Tokens
 	Version  string
 	Log      *slog.Logger
@@ -106,6 +107,7 @@ func New(cfg Config) http.Handler {
 			r.Get("/archives/{digest}", s.archive)
 			r.Put("/archives/{digest}", s.putArchive)
 		})
+		r.Get("/source/{app}/{release}", s.source)
 	})
 	r.Route("/v1", func(r chi.Router) {
 		r.Use(s.asAdmin)

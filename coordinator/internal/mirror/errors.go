@@ -56,7 +56,7 @@ func (m *Mirror) explain(ctx context.Context, err error) error {
 		// The library says what was cut short, the context why.
 		err = context.Cause(ctx)
 	}
-	f := gitremote.Diagnose(err)
+	f := m.remote.Diagnose(err)
 	text := fmt.Sprintf("cannot read %s: %s", m.remote, m.remote.Clean(f.Error()))
 	if f.Remedy != "" {
 		text += "; " + f.Remedy

@@ -142,7 +142,7 @@ func TestCredentials(t *testing.T) {
 		git.ServeHTTP(w, r)
 	})
 	given, failed := "expired", error(nil)
-	m, err := Options{Credentials: func(context.Context) (string, string, error) { return "x-access-token", given, failed }}.
+	m, err := Options{Login: gitremote.Login{From: "a test", User: "x-access-token", Password: func() (string, error) { return given, failed }}}.
 		Open(filepath.Join(t.TempDir(), "mirror.git"), s.repo())
 	if err != nil {
 		t.Fatal(err)

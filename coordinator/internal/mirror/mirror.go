@@ -26,9 +26,8 @@ const (
 // Options change how a mirror reaches its remote. The zero value asks as nobody
 // over http and as the user's ssh agent or key over ssh.
 type Options struct {
-	// Credentials, if set, is asked for a name and a password at each call over
-	// http or https, so that they may change while the coordinator runs.
-	Credentials gitremote.Login
+	// Login is how to log in.
+	Login gitremote.Login
 	// Timeout bounds one fetch; 0 means 15 minutes.
 	Timeout time.Duration
 }
@@ -36,11 +35,10 @@ type Options struct {
 // Mirror is the local copy of one remote. Its methods are safe for concurrent
 // use; those that need the copy take turns. No two mirrors may share a directory.
 type Mirror struct {
-	dir         string
-	remote      gitremote.Remote
-	credentials gitremote.Login // or nil
-	timeout     time.Duration
-	packs       int // that are too many
+	dir     string
+	remote  gitremote.Remote
+	timeout time.Duration
+	packs   int // that are too many
 
 	turn       chan struct{} // holds one token while a call uses the copy
 	unfiltered bool          // the remote does not want to leave out anything; for the one whose turn it is
@@ -59,7 +57,7 @@ func (o Options) Open(dir, url string) (*Mirror, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Mirror{dir: dir, remote: r, credentials: o.Credentials, timeout: o.Timeout, packs: maxPacks, turn: make(chan struct{}, 1)}
+	m := &Mirror{dir: dir, remote: r.With(o.Login), timeout: o.Timeout, packs: maxPacks, turn: make(chan struct{}, 1)}
 	if m.timeout == 0 {
 		m.timeout = defaultTimeout
 	}

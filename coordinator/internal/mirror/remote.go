@@ -19,7 +19,7 @@ type session struct {
 // dial connects and reads where the branches and tags are. The caller closes
 // the session.
 func (m *Mirror) dial(ctx context.Context) (*session, error) {
-	ups, adv, err := m.remote.Connect(ctx, m.credentials)
+	ups, adv, err := m.remote.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/source"
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 func main() {
@@ -210,7 +211,11 @@ func child(args []string) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	repo, err := source.Open(filepath.Join(dir, "store.git"), url)
+	origin, err := source.Git(url, gitremote.Login{})
+	if err != nil {
+		return err
+	}
+	repo, err := source.Open(filepath.Join(dir, "store.git"), origin)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,53 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+)
+
+// MaxHaves is how many commits an agent names that it has.
+const MaxHaves = 16
+
+// Why a commit cannot be sent: an [Error.Reason] of [Client.Source].
+const (
+	SourceUnknownCommit = "unknown_commit"
+	SourceDenied        = "denied"
+	SourceNoRepository  = "no_repository"
+	SourceHostKey       = "host_key"
+	SourceUnreachable   = "unreachable"
+)
+
+// Source returns the commit of a release, with its tree and without its history,
+// as a git pack that builds on the commits in haves. The caller closes it; a pack
+// that is cut off has no trailer. The release must be one of an app of the
+// agent's own node.
+func (c *Client) Source(ctx context.Context, app, release string, haves []string) (io.ReadCloser, error) {
+	address := c.base + "/agent/v1/source/" + url.PathEscape(app) + "/" + url.PathEscape(release)
+	if q := (url.Values{"have": haves[:min(len(haves), MaxHaves)]}); len(haves) > 0 {
+		address += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a request for %s: %w", address, err)
+	}
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	req.Header.Set("User-Agent", c.userAgent)
+	// However long it takes, the context decides; and whoever reads tries again.
+	once := http.Client{Transport: c.prompt.HTTPClient.Transport, CheckRedirect: c.prompt.HTTPClient.CheckRedirect}
+	resp, err := once.Do(req)
+	if err != nil {
+		return nil, c.callError(ctx, req.Method, address, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes))
+	if err != nil {
+		return nil, c.callError(ctx, req.Method, address, err)
+	}
+	return nil, refusal(req.Method, address, resp, answer)
+}
