@@ -131,9 +131,8 @@ func (l *Load) Wait() { l.wg.Wait() }
 // line is one connection to a balancer.
 type line struct {
 	net.Conn
-	to   string
-	r    *bufio.Reader
-	kept bool
+	to string
+	r  *bufio.Reader
 }
 
 func dial(to string) (*line, error) {

@@ -67,10 +67,10 @@ func (r *Rotation) look(ctx context.Context, f *Fleet) error {
 	for ctx.Err() == nil {
 		at := time.Now()
 		in, err := f.front.serving(ctx)
+		if ctx.Err() != nil {
+			break // a look that was broken off shows nothing
+		}
 		if err != nil {
-			if ctx.Err() != nil {
-				break
-			}
 			return err
 		}
 		out := 0
