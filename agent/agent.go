@@ -58,8 +58,11 @@ type Deps struct {
 	// Balancer makes the provider for a node's target of any other; nil stands for
 	// [NewBalancer].
 	Balancer func(b api.Balancer, node, server string) (lbclient.Provider, error)
-	Version  string
-	Log      *slog.Logger
+	// Sandbox runs what commands the coordinator names; nil stands for one without
+	// systemd.
+	Sandbox *sandbox.Sandbox
+	Version string
+	Log     *slog.Logger
 }
 
 // Agent is the agent of one node.
@@ -69,13 +72,13 @@ type Agent struct {
 	identity journal.Identity
 	lock     *os.File
 	logs     *logs
-	sandbox  *sandbox.Sandbox // for whatever commands the coordinator names
 
 	news   chan struct{} // there is something to report
 	builds chan struct{} // held while a release is being prepared
 
 	mu   sync.Mutex
 	apps map[string]*app
+	held *api.Sandbox // how the sandbox holds; nil until it was tried
 
 	// Set by Run before any goroutine starts.
 	stop, work context.Context
@@ -97,7 +100,8 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	}
 	units := unit.New(unit.Scope(c.Systemd))
 	defer units.Close()
-	a, err := New(c, Deps{Coordinator: client, Broker: client, Sources: client, Archives: client, Units: units, Version: version, Log: log})
+	box := sandbox.New(sandbox.Config{Units: units, System: c.Systemd == "system", Dir: filepath.Join(c.State, "jobs"), Hidden: hidden(c)})
+	a, err := New(c, Deps{Coordinator: client, Broker: client, Sources: client, Archives: client, Units: units, Sandbox: box, Version: version, Log: log})
 	if err != nil {
 		return err
 	}
@@ -111,12 +115,19 @@ func New(c Config, d Deps) (*Agent, error) {
 	if d.Balancer == nil {
 		d.Balancer = NewBalancer
 	}
+	if d.Sandbox == nil {
+		d.Sandbox = sandbox.New(sandbox.Config{Dir: filepath.Join(c.State, "jobs")})
+	}
 	a := &Agent{
 		cfg: c, deps: d,
-		logs: newLogs(c.Name, d.Coordinator, d.Log), sandbox: sandbox.New(),
+		logs:   newLogs(c.Name, d.Coordinator, d.Log),
 		news:   make(chan struct{}, 1),
 		builds: make(chan struct{}, 1),
 		apps:   map[string]*app{},
+	}
+	// Builds pass through it to their caches, though all else in it is shut.
+	if err := errors.Join(os.MkdirAll(c.State, 0o711), os.Chmod(c.State, 0o711)); err != nil {
+		return nil, fmt.Errorf("cannot make the agent's state directory: %w", err)
 	}
 	for _, dir := range []string{a.journals(), filepath.Join(c.State, "git")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -188,6 +199,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		p.start()
 	}
 	a.mu.Unlock()
+	a.running.Go(a.trySandbox)
 	uploaded := make(chan struct{})
 	logging, noMoreLogs := context.WithCancel(context.WithoutCancel(ctx))
 	go func() {

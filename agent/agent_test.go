@@ -199,13 +199,10 @@ func TestABuildDoesNotHoldUpAnActivation(t *testing.T) {
 func TestTwoAgentsBuildTheSameRelease(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	fifo, log := filepath.Join(dir, "fifo"), filepath.Join(dir, "begun")
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	end, log := filepath.Join(dir, "end"), filepath.Join(dir, "begun")
 	one, two := newSmall(t), newSmall(t)
 	two.c.set(hello, func(a *api.Assignment) { a.Spec.Repo = one.repo.dir })
-	r := one.repo.release(map[string]string{"f": "1"}, "echo begun >>"+log, "cat "+fifo)
+	r := one.repo.release(map[string]string{"f": "1"}, "echo begun >>"+log, "while [ ! -e "+end+" ]; do sleep 0.05; done")
 	for begun, s := range []small{one, two} {
 		s.start(t)
 		s.prepare(r, 1)
@@ -219,7 +216,7 @@ func TestTwoAgentsBuildTheSameRelease(t *testing.T) {
 			b = string(read)
 		}
 	}
-	if err := os.WriteFile(fifo, nil, 0o600); err != nil {
+	if err := os.WriteFile(end, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	one.c.awaitPresent(t, hello, r.ID)

@@ -119,8 +119,11 @@ func (p *app) prepareNext() error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(p.a.stop)
+	// A build outlives the agent where that is possible: what stops the agent is
+	// told from what breaks off the attempt.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(p.a.stop))
 	defer cancel(nil)
+	defer context.AfterFunc(p.a.stop, func() { cancel(sandbox.ErrLeave) })()
 	p.mu.Lock()
 	p.preparing = &attempt{release: want.Release, want: *want, number: want.Attempt, step: api.StepFetch, cancel: cancel}
 	p.checkPreparing()
@@ -199,21 +202,41 @@ func (p *app) make(ctx context.Context, as *api.Assignment, r api.Release, runs 
 		return context.Cause(ctx)
 	}
 	if want.Archive != "" {
+		if err := p.a.deps.Sandbox.EndOthers(ctx, p.builds(), ""); err != nil {
+			return err
+		}
 		return p.take(ctx, as, r, runs)
 	}
-	out := p.a.logs.stream(p.name, as.Rollout, api.StepFetch, runs)
+	job, err := p.buildJob(r, want.Attempt)
+	if err != nil {
+		return err
+	}
+	resumes, err := p.resumes(ctx, job, id)
+	if err != nil {
+		return err
+	}
+	step := api.StepFetch
+	if resumes {
+		step = api.StepBuild
+	}
+	out := p.a.logs.stream(p.name, as.Rollout, step, runs)
 	defer func() { out.close() }()
-	dir, err := p.fetch(ctx, as.Spec, r, out)
-	if err == nil {
+	dir := job.Dir
+	if resumes {
+		fmt.Fprintln(out, "[the agent was restarted here; a moment of output may be missing]")
+	} else if dir, err = p.fetch(ctx, as.Spec, r, out); err == nil {
 		out.close()
 		out = p.a.logs.stream(p.name, as.Rollout, api.StepBuild, runs)
+	}
+	if err == nil {
 		p.setStep(api.StepBuild)
-		err = p.a.sandbox.Run(ctx, p.buildJob(r, dir, as.Prepare.Attempt), out)
+		err = p.a.deps.Sandbox.Run(ctx, job, out)
 	}
 	if err == nil {
 		err = p.keep(ctx, r, dir, want.Share)
 	}
-	if err != nil {
+	// What goes on without the agent is the next one's.
+	if err != nil && !errors.Is(err, sandbox.ErrLeave) {
 		p.discard(id, dir)
 		fmt.Fprintf(out, "%v\n", err)
 	}
@@ -268,16 +291,56 @@ func (p *app) fetch(ctx context.Context, spec api.Spec, r api.Release, out io.Wr
 	return dir, repo.Write(ctx, r.SHA, dir)
 }
 
-// buildJob is the build of a release in dir.
-func (p *app) buildJob(r api.Release, dir string, attempt int) sandbox.Job {
-	return sandbox.Job{
-		// Several agents of one machine may build the same release, and a job ends
-		// those of its name.
-		Name: fmt.Sprintf("%s-%s-build-%s-%d", p.a.identity.Instance, p.name, r.ID, attempt), What: "build", Reason: api.ReasonBuildFailed,
-		Commands: r.Recipe.Build, Dir: dir, Env: environment(r.Recipe.Env),
-		Cache: filepath.Join(p.a.cfg.State, "cache", p.name), Writable: []string{dir},
-		Limits: sandbox.Limits{Timeout: r.Recipe.Timeout.D()}, Background: true, Grace: buildGrace,
+// buildJob is the build of a release, in an attempt at preparing it.
+func (p *app) buildJob(r api.Release, attempt int) (sandbox.Job, error) {
+	dir, _, err := p.store.Staged(r.ID)
+	if err != nil {
+		return sandbox.Job{}, err
 	}
+	secrets := map[string]string{}
+	for _, name := range r.Recipe.Secrets {
+		if secrets[name], err = p.a.cfg.Secret(name); err != nil {
+			return sandbox.Job{}, err
+		}
+	}
+	limits := sandbox.Limits{Timeout: r.Recipe.Timeout.D()}
+	if l := r.Recipe.Limits; l != nil {
+		limits.Memory, limits.CPUWeight, limits.IOWeight = l.Memory, l.CPUWeight, l.IOWeight
+		limits.Tasks, limits.Silence = l.Tasks, l.Silence.D()
+	}
+	return sandbox.Job{
+		Name: fmt.Sprintf("%s%s.%d", p.builds(), r.ID, attempt), What: "build", Reason: api.ReasonBuildFailed,
+		Commands: r.Recipe.Build, Dir: dir, Env: environment(r.Recipe.Env), Secrets: secrets, User: p.a.cfg.BuildUser,
+		Cache: filepath.Join(p.a.cfg.State, "cache", p.name), Writable: []string{dir},
+		Limits: limits, Background: true, Grace: buildGrace,
+	}, nil
+}
+
+// builds is what the names of the app's builds begin with. No app has a dot in
+// its name, and several agents may be on a machine, each with an instance of its
+// own.
+func (p *app) builds() string { return p.name + "." + p.a.identity.Instance + ".build." }
+
+// resumes tells whether the build runs already, or has ended, since an agent
+// before this one began it. Others of the app's builds are ended: nobody waits
+// for them any more.
+func (p *app) resumes(ctx context.Context, job sandbox.Job, id string) (bool, error) {
+	has, err := p.a.deps.Sandbox.Has(ctx, job.Name)
+	if err != nil {
+		return false, err
+	}
+	_, staged, err := p.store.Staged(id)
+	if err != nil {
+		return false, err
+	}
+	keep := ""
+	if has && staged {
+		keep = job.Name
+	}
+	if err := p.a.deps.Sandbox.EndOthers(ctx, p.builds(), keep); err != nil {
+		return false, err
+	}
+	return keep != "", p.store.Unstage(id)
 }
 
 // environment is what the recipe says, in a settled order.

@@ -36,7 +36,7 @@ func (a *Agent) sync() {
 		resp, err, interrupted := a.call(api.SyncRequest{
 			Node: a.cfg.Name, Version: a.deps.Version,
 			Instance: a.identity.Instance, Epoch: a.identity.Epoch, Seq: seq,
-			Wait: !push, Apps: a.report(),
+			Wait: !push, Apps: a.report(), Sandbox: a.sandboxReport(),
 		})
 		if interrupted {
 			push = true

@@ -32,6 +32,20 @@ type SyncRequest struct {
 	// that has something to tell soon sends false.
 	Wait bool        `json:"wait"`
 	Apps []AppReport `json:"apps"`
+	// Sandbox is how the node holds in builds; nil before the agent has tried it.
+	Sandbox *Sandbox `json:"sandbox,omitempty"`
+}
+
+// Sandbox is how a node holds in the commands that it runs, as it found when it
+// tried.
+type Sandbox struct {
+	With string `json:"with"`           // "systemd" or "process group"
+	Why  string `json:"why,omitempty"`  // not systemd
+	User string `json:"user,omitempty"` // whom builds run as
+	// Unenforced are the bounds that do not hold there.
+	Unenforced []string `json:"unenforced,omitempty"`
+	// Problem says why no build can run.
+	Problem string `json:"problem,omitempty"`
 }
 
 // SyncResponse is the complete set of the node's assignments. An app that is
@@ -261,6 +275,18 @@ type Recipe struct {
 	// in which each part may hold wildcards as in path.Match; empty is all. A
 	// directory stands for all below it.
 	Artifact []string `json:"artifact,omitempty"`
+	// Secrets are variables of the build whose values agent.yaml has.
+	Secrets []string     `json:"secrets,omitempty"`
+	Limits  *BuildLimits `json:"limits,omitempty"`
+}
+
+// BuildLimits is what a build may use up of its node. 0 is no limit.
+type BuildLimits struct {
+	Memory    int64    `json:"memory,omitempty"`     // bytes
+	CPUWeight int      `json:"cpu_weight,omitempty"` // beside 100 of everything else
+	IOWeight  int      `json:"io_weight,omitempty"`  // likewise
+	Tasks     int      `json:"tasks,omitempty"`
+	Silence   Duration `json:"silence,omitempty"` // without output
 }
 
 // Spec is how an app runs on a node, whatever the release.

@@ -34,12 +34,19 @@ type Config struct {
 	Units       []string // glob patterns of unit names; matched by [Config.MayRestart]
 	Credentials []Credential
 	GateListen  string // host:port of the node's health gates; "" when it has none
+	// BuildUser is whom builds run as; "dynamic" is one that exists only meanwhile.
+	// Only an agent that is root has a choice.
+	BuildUser string
+	// Secrets are the files of what builds may ask for, by the variable's name.
+	Secrets map[string]string
 }
 
 // What a file that leaves a key out gets.
 const (
 	DefaultState = "/var/lib/lockstep/agent"
 	DefaultApps  = "/var/lib/lockstep/apps"
+	// DefaultBuildUser needs no user to be made.
+	DefaultBuildUser = "dynamic"
 )
 
 // MayRestart tells whether the file allows restarting a unit.
@@ -68,7 +75,7 @@ func Load(file string) (Config, error) {
 // Parse checks the content of a file.
 func Parse(file string, b []byte) (Config, error) {
 	r := &reader{file: file}
-	c := Config{File: file, Name: hostname(), State: DefaultState, Apps: DefaultApps, Systemd: "system", Units: []string{"*.service"}}
+	c := Config{File: file, Name: hostname(), State: DefaultState, Apps: DefaultApps, Systemd: "system", Units: []string{"*.service"}, BuildUser: DefaultBuildUser}
 	tree, err := parser.ParseBytes(b, 0)
 	var syntax yaml.Error
 	if errors.As(err, &syntax) && syntax.GetToken() != nil {
@@ -123,6 +130,12 @@ func Parse(file string, b []byte) (Config, error) {
 				r.fail(n, "gate", `expected where balancers reach it; write {listen: ":9101"}`)
 			}
 		},
+		"build": func(n ast.Node) {
+			r.object(n, "build", map[string]func(ast.Node){
+				"user": func(n ast.Node) { c.BuildUser = r.user(n) },
+			})
+		},
+		"secrets": func(n ast.Node) { c.Secrets = r.secrets(n) },
 	})
 	if c.Coordinator == "" && len(r.problems) == 0 {
 		r.fail(root, "coordinator", "it is missing; write coordinator: http://10.0.0.1:7400")

@@ -20,6 +20,9 @@ apps: /srv/apps
 systemd: user
 units: ["app-*.service", hello.service]
 gate: {listen: "10.0.0.11:9101"}
+build: {user: lockstep-build}
+secrets:
+  NPM_TOKEN: {file: npm-token}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -28,6 +31,7 @@ gate: {listen: "10.0.0.11:9101"}
 		File: "/etc/lockstep/agent.yaml", GateListen: "10.0.0.11:9101",
 		Coordinator: "http://10.0.0.1:7400", Name: "web1", TokenFile: "/etc/lockstep/agent-token",
 		State: "/srv/state", Apps: "/srv/apps", Systemd: "user", Units: []string{"app-*.service", "hello.service"},
+		BuildUser: "lockstep-build", Secrets: map[string]string{"NPM_TOKEN": "/etc/lockstep/npm-token"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -44,7 +48,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.State != config.DefaultState || got.Apps != config.DefaultApps || got.Systemd != "system" || !got.MayRestart("any.service") {
+	if got.State != config.DefaultState || got.Apps != config.DefaultApps || got.Systemd != "system" || !got.MayRestart("any.service") || got.BuildUser != config.DefaultBuildUser {
 		t.Errorf("defaults: %+v", got)
 	}
 }
@@ -81,6 +85,11 @@ func TestMistakesNameTheLineAndWhatToWrite(t *testing.T) {
 		"key for https":      {ok + "credentials:\n  - {url: https://github.com/, ssh_key: /k}\n", []string{"agent.yaml:5:", "ssh"}},
 		"key without hosts":  {ok + "credentials:\n  - {url: \"ssh://git@github.com/\", ssh_key: /k}\n", []string{"agent.yaml:5:", "known_hosts"}},
 		"token for ssh":      {ok + "credentials:\n  - {url: \"ssh://git@github.com/\", token: {file: /t}}\n", []string{"agent.yaml:5:", "https"}},
+		"build user":         {ok + "build: {user: Root Toor}\n", []string{"agent.yaml:4:", "build.user", "dynamic"}},
+		"build":              {ok + "build: {usr: x}\n", []string{"agent.yaml:4:", `"usr"`, "user"}},
+		"build secret":       {ok + "secrets:\n  NPM_TOKEN: hunter2\n", []string{"agent.yaml:5:", "secrets.NPM_TOKEN", "file"}},
+		"secret's name":      {ok + "secrets: {npm-token: {file: /t}}\n", []string{"agent.yaml:4:", "NPM_TOKEN"}},
+		"secrets as a list":  {ok + "secrets: [hunter2]\n", []string{"agent.yaml:4:", "names and files"}},
 		"list":               {"- a\n", []string{"agent.yaml:1:", "keys and values"}},
 		"not yaml":           {"a: [\n", []string{"agent.yaml"}},
 		"two mistakes":       {ok + "systemd: root\ncolour: red\n", []string{":4:", ":5:"}},

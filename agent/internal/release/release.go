@@ -55,7 +55,11 @@ type Store struct {
 
 // Open opens the store in dir (<apps>/<app>), creating what is missing and
 // removing what a crash left half done.
-func Open(dir string) (*Store, error) {
+func Open(dir string) (*Store, error) { return OpenResuming(dir, "") }
+
+// OpenResuming is [Open], but retains what is staged under an id: its preparation
+// may still be under way.
+func OpenResuming(dir, id string) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the release store: %w", err)
@@ -67,20 +71,24 @@ func Open(dir string) (*Store, error) {
 	if s.resolved, err = filepath.EvalSymlinks(s.releases); err != nil {
 		return nil, fmt.Errorf("cannot open the release store: %w", err)
 	}
-	if err := s.recover(); err != nil {
+	if err := s.recover(id); err != nil {
 		return nil, fmt.Errorf("cannot clean up the release store %s: %w", dir, err)
 	}
 	return s, nil
 }
 
-// recover removes the leftovers of a crash and completes the order file.
-func (s *Store) recover() error {
+// recover removes the leftovers of a crash, save for what is staged under an id,
+// and completes the order file.
+func (s *Store) recover(resuming string) error {
 	entries, err := os.ReadDir(s.releases)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		name := e.Name()
+		if resuming != "" && name == stagingPrefix+resuming {
+			continue
+		}
 		if strings.HasPrefix(name, stagingPrefix) || strings.HasPrefix(name, dropPrefix) || name == orderTemp {
 			if err := removeTree(filepath.Join(s.releases, name)); err != nil {
 				return err
@@ -121,6 +129,35 @@ func (s *Store) Present() ([]string, error) {
 		}
 	}
 	return ids, nil
+}
+
+// Staged returns the directory in which release id is being prepared; whether it
+// is there.
+func (s *Store) Staged(id string) (dir string, ok bool, err error) {
+	if err := checkID(id); err != nil {
+		return "", false, err
+	}
+	ok, err = isDir(s.staging(id))
+	return s.staging(id), ok, err
+}
+
+// Unstage removes what is staged, save for release id: nobody prepares it any
+// more.
+func (s *Store) Unstage(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entries, err := os.ReadDir(s.releases)
+	if err != nil {
+		return fmt.Errorf("cannot remove what is staged: %w", err)
+	}
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, stagingPrefix) && name != stagingPrefix+id {
+			if err := removeTree(filepath.Join(s.releases, name)); err != nil {
+				return fmt.Errorf("cannot remove what is staged: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // Stage returns a fresh empty directory in which to prepare release id. What was

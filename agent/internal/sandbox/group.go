@@ -30,7 +30,10 @@ func startGroup(j Job) (running, error) {
 	fail := func(err error) (running, error) {
 		return nil, fmt.Errorf("cannot start the %s in %s: %w", j.What, j.Dir, err)
 	}
-	killMarked(j.Name)
+	killMarked(func(m string) bool { return m == j.Name })
+	if j.User == Dynamic {
+		j.User = "" // there is nobody to make one
+	}
 	o, err := hand(j)
 	if err != nil {
 		return fail(err)
@@ -49,7 +52,7 @@ func startGroup(j Job) (running, error) {
 
 	argv := j.argv()
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Dir, cmd.Env = j.Dir, append(j.environment(), j.secrets()...)
+	cmd.Dir, cmd.Env = j.Dir, append(append(j.environment(), j.secrets()...), Marker+"="+j.Name)
 	cmd.Stdout, cmd.Stderr = wr, swr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: o.credential()}
 	if err := startModest(cmd, j); err != nil {
@@ -86,7 +89,7 @@ func (g *group) signal(sig syscall.Signal) { _ = syscall.Kill(-g.cmd.Process.Pid
 func (g *group) finish() (ending, error) {
 	defer g.status.Close()
 	g.signal(syscall.SIGKILL)
-	killMarked(g.job.Name)
+	killMarked(func(m string) bool { return m == g.job.Name })
 	var end ending
 	var exit *exec.ExitError
 	if err := g.cmd.Wait(); err != nil && !errors.As(err, &exit) {

@@ -7,25 +7,25 @@ import (
 	"strconv"
 )
 
-// Marker is the environment variable that tells the processes of one job from
-// all others: it holds the job's name. A daemon that a build started in a session
-// of its own is no longer in the job's process group, but it still carries the
-// marker.
+// Marker is the environment variable that tells the processes of a job without a
+// unit from all others. A daemon that a build started in a session of its own is no
+// longer in the job's process group, but it still carries the marker: the job's
+// name.
 const Marker = "LOCKSTEP_JOB"
 
-// killMarked kills every process that carries the marker. Between being listed
+// killMarked kills every process whose marker is of a kind. Between being listed
 // and being killed a process may fork, so it looks again until none is found;
 // the bound is for processes that cannot be killed at once (in device sleep).
-func killMarked(marker string) {
+func killMarked(is func(mark string) bool) {
 	const looks = 20
 	for range looks {
-		if killMarkedOnce(marker) == 0 {
+		if killMarkedOnce(is) == 0 {
 			return
 		}
 	}
 }
 
-func killMarkedOnce(marker string) (killed int) {
+func killMarkedOnce(is func(string) bool) (killed int) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0
@@ -35,7 +35,7 @@ func killMarkedOnce(marker string) (killed int) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if !carries(pid, marker) {
+		if !carries(pid, is) {
 			continue
 		}
 		// The handle is taken before the second look, so the number cannot come to
@@ -44,7 +44,7 @@ func killMarkedOnce(marker string) (killed int) {
 		if err != nil {
 			continue
 		}
-		if carries(pid, marker) && p.Kill() == nil {
+		if carries(pid, is) && p.Kill() == nil {
 			killed++
 		}
 		_ = p.Release()
@@ -54,14 +54,13 @@ func killMarkedOnce(marker string) (killed int) {
 
 // carries is false for processes of other users, whose environment is private,
 // and for the dead, which have none.
-func carries(pid int, marker string) bool {
+func carries(pid int, is func(string) bool) bool {
 	env, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
 	if err != nil {
 		return false
 	}
-	want := []byte(Marker + "=" + marker)
 	for kv := range bytes.SplitSeq(env, []byte{0}) {
-		if bytes.Equal(kv, want) {
+		if mark, ok := bytes.CutPrefix(kv, []byte(Marker+"=")); ok && is(string(mark)) {
 			return true
 		}
 	}

@@ -17,30 +17,38 @@ import (
 type owner struct {
 	job      Job
 	uid, gid int
-	switched bool // to another than the agent's user
+	// switched: the job runs as another user than the agent.
+	switched bool
 }
 
 // hand makes the job's directories its user's, and the cache if it is missing.
+// Only root can have a job run as somebody else, and for [Dynamic] the directories
+// are handed over by systemd as it makes the user.
 func hand(j Job) (*owner, error) {
 	o := &owner{job: j, uid: os.Getuid(), gid: os.Getgid()}
-	if j.User != "" && j.User != Dynamic && o.uid == 0 {
-		u, err := user.Lookup(j.User)
-		if err != nil {
-			return nil, fmt.Errorf("%w; create the user, or name another as build: {user: …} in agent.yaml", err)
-		}
-		uid, err1 := strconv.Atoi(u.Uid)
-		gid, err2 := strconv.Atoi(u.Gid)
-		if err := errors.Join(err1, err2); err != nil {
-			return nil, err
-		}
-		o.switched, o.uid, o.gid = uid != o.uid, uid, gid
-	}
 	if err := makeCache(j.Cache); err != nil {
 		return nil, err
 	}
-	if !o.switched {
+	if j.User == "" || o.uid != 0 {
 		return o, nil
 	}
+	if j.User == Dynamic {
+		o.switched = true
+		return o, nil
+	}
+	u, err := user.Lookup(j.User)
+	if err != nil {
+		return nil, fmt.Errorf("%w; create the user, or name another as build: {user: …} in agent.yaml", err)
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	if uid == o.uid {
+		return o, nil
+	}
+	o.switched, o.uid, o.gid = true, uid, gid
 	dirs := j.Writable
 	if j.Cache != "" {
 		// What is in it is the work of earlier jobs; nothing there is changed but when
@@ -72,6 +80,14 @@ func makeCache(dir string) error {
 		return nil
 	}
 	return err
+}
+
+// dirs are all directories that the job may write to.
+func (o *owner) dirs() []string {
+	if o.job.Cache == "" {
+		return o.job.Writable
+	}
+	return append([]string{o.job.Cache}, o.job.Writable...)
 }
 
 func (o *owner) credential() *syscall.Credential {

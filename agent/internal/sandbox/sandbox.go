@@ -12,20 +12,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
+	"github.com/lockstep-deploy/lockstep/agent/internal/unit"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
 
 // Job is a list of commands to be run once.
 type Job struct {
-	// Name tells the job from all others, and is the same for an agent that was
-	// restarted meanwhile: app, what it is, release, attempt, joined by dashes. It
-	// consists of letters, digits, '.', '_', and '-'.
+	// Name tells the job from all others on the machine, and is the same for an
+	// agent that was restarted meanwhile: app, agent, what it is, release, attempt,
+	// joined by dots. It consists of letters, digits, '.', '_', and '-'.
 	Name string
 	// What the commands are in a sentence: "build", "release", "before_drain".
 	What string
@@ -76,11 +82,127 @@ const Dynamic = "dynamic"
 // possible, for a [Sandbox.Run] of the same job by the next agent to go on with.
 var ErrLeave = errors.New("the agent stops")
 
-// Sandbox runs jobs. It is safe for concurrent use.
-type Sandbox struct{}
+// Config is what a sandbox works with.
+type Config struct {
+	// Units is the systemd to ask; nil for none.
+	Units *unit.Manager
+	// System tells that it is the machine's, not a user's own.
+	System bool
+	// Dir is where jobs under way keep what their agent's successor needs. Nobody
+	// else may enter it.
+	Dir string
+	// Hidden are files and directories that jobs shall not see, though they may run
+	// as the agent's user.
+	Hidden []string
+}
 
-// New returns a sandbox without systemd.
-func New() *Sandbox { return &Sandbox{} }
+// Sandbox runs jobs. It is safe for concurrent use.
+type Sandbox struct {
+	cfg Config
+
+	mu     sync.Mutex
+	denied error // systemd does not let the agent start units
+	loose  bool  // units cannot be confined here
+}
+
+// New returns a sandbox, without I/O.
+func New(c Config) *Sandbox { return &Sandbox{cfg: c} }
+
+func (s *Sandbox) confines() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.loose
+}
+
+// asks tells whether jobs are units of a systemd; why says why not. A systemd that
+// is there and does not answer is an error: without it, jobs would have more
+// power than they should.
+func (s *Sandbox) asks(ctx context.Context) (yes bool, why string, err error) {
+	if s.cfg.Units == nil {
+		return false, "the agent has no systemd to ask", nil
+	}
+	s.mu.Lock()
+	denied := s.denied
+	s.mu.Unlock()
+	if denied != nil {
+		return false, denied.Error(), nil
+	}
+	switch err := s.cfg.Units.Ping(ctx); {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, err.Error(), nil
+	case err != nil:
+		return false, "", err
+	}
+	return true, "", nil
+}
+
+// start starts the job, or goes on with it.
+func (s *Sandbox) start(ctx context.Context, j Job) (running, error) {
+	units, _, err := s.asks(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the %s: %w", j.What, err)
+	}
+	if units {
+		r, err := s.startService(ctx, j)
+		if !s.deny(err) {
+			return r, err
+		}
+	}
+	return startGroup(j)
+}
+
+// deny notes that systemd does not let the agent start units, if that is what err
+// says.
+func (s *Sandbox) deny(err error) bool {
+	if !unit.Denied(err) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.denied = err
+	return true
+}
+
+// Has tells whether there is a job of the name that [Sandbox.Run] would go on
+// with.
+func (s *Sandbox) Has(ctx context.Context, name string) (bool, error) {
+	if units, _, err := s.asks(ctx); err != nil || !units {
+		return false, err
+	}
+	st, err := s.cfg.Units.Transient(ctx, unitOf(name))
+	if err != nil || !st.Present {
+		return false, err
+	}
+	_, err = os.Lstat(filepath.Join(s.dirOf(name), statusName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// EndOthers ends the jobs whose names begin with prefix, save for keep: they are
+// an earlier agent's, and nobody waits for them any more.
+func (s *Sandbox) EndOthers(ctx context.Context, prefix, keep string) error {
+	units, _, err := s.asks(ctx)
+	if err != nil {
+		return err
+	}
+	if !units {
+		killMarked(func(m string) bool { return strings.HasPrefix(m, prefix) })
+		return nil
+	}
+	names, err := s.cfg.Units.Transients(ctx, unitPrefix+prefix+"*.service")
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		n = strings.TrimSuffix(strings.TrimPrefix(n, unitPrefix), ".service")
+		if n != keep {
+			err = errors.Join(err, s.clear(ctx, n))
+		}
+	}
+	return err
+}
 
 var validName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,199}$`)
 
@@ -104,7 +226,7 @@ func (s *Sandbox) Run(ctx context.Context, j Job, out io.Writer) error {
 	if ctx.Err() != nil {
 		return j.cancelled(ctx, nil)
 	}
-	r, err := startGroup(j)
+	r, err := s.start(ctx, j)
 	if err != nil {
 		return err
 	}

@@ -17,20 +17,51 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/agent/internal/sandbox"
+	"github.com/lockstep-deploy/lockstep/agent/internal/unit"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/systemdtest"
 )
 
-// run runs a job that says no more than what its test is about.
-func run(t *testing.T, ctx context.Context, j sandbox.Job, out io.Writer) error {
+// each runs a test with a process group, and with a systemd.
+func each(t *testing.T, test func(*testing.T, *sandbox.Sandbox)) {
+	t.Run("process group", func(t *testing.T) { test(t, sandbox.New(sandbox.Config{})) })
+	t.Run("systemd", func(t *testing.T) { test(t, newService(t)) })
+	if os.Getenv(ofMachine) != "" {
+		t.Run("systemd of the machine", func(t *testing.T) {
+			units := unit.New(unit.System)
+			t.Cleanup(units.Close)
+			test(t, sandbox.New(sandbox.Config{Units: units, System: true, Dir: t.TempDir()}))
+		})
+	}
+}
+
+// ofMachine in the environment lets tests run jobs in the machine's own systemd,
+// as root.
+const ofMachine = "LOCKSTEP_TEST_SYSTEMD"
+
+// newService returns a sandbox with a systemd of its own.
+func newService(t *testing.T) *sandbox.Sandbox {
 	t.Helper()
+	units := unit.NewUser(systemdtest.New(t).RuntimeDir)
+	t.Cleanup(units.Close)
+	return sandbox.New(sandbox.Config{Units: units, Dir: t.TempDir()})
+}
+
+// run runs a job that says no more than what its test is about.
+func run(s *sandbox.Sandbox, ctx context.Context, j sandbox.Job, out io.Writer) error {
 	j.Name, j.What, j.Reason = "test-"+rand.Text(), "build", api.ReasonBuildFailed
-	return sandbox.New().Run(ctx, j, out)
+	j.Writable, j.User = []string{j.Dir}, sandbox.Dynamic
+	return s.Run(ctx, j, out)
 }
 
 func TestCommandsRunInOrderInTheDirectory(t *testing.T) {
+	each(t, testCommandsRunInOrderInTheDirectory)
+}
+
+func testCommandsRunInOrderInTheDirectory(t *testing.T, s *sandbox.Sandbox) {
 	dir := t.TempDir()
 	var out bytes.Buffer
-	err := run(t, t.Context(), sandbox.Job{
+	err := run(s, t.Context(), sandbox.Job{
 		Dir:      dir,
 		Commands: []string{"echo one > a", "cat a; echo two >&2", "pwd"},
 	}, &out)
@@ -48,9 +79,13 @@ func TestCommandsRunInOrderInTheDirectory(t *testing.T) {
 }
 
 func TestTheAgentsEnvironmentIsNotInherited(t *testing.T) {
+	each(t, testTheAgentsEnvironmentIsNotInherited)
+}
+
+func testTheAgentsEnvironmentIsNotInherited(t *testing.T, s *sandbox.Sandbox) {
 	t.Setenv("AGENT_SECRET", "hunter2")
 	var out bytes.Buffer
-	err := run(t, t.Context(), sandbox.Job{
+	err := run(s, t.Context(), sandbox.Job{
 		Dir:      t.TempDir(),
 		Commands: []string{"env"},
 		Env:      []string{"NODE_ENV=production", "HOME=/nowhere"},
@@ -77,6 +112,10 @@ func TestTheAgentsEnvironmentIsNotInherited(t *testing.T) {
 }
 
 func TestAFailureNamesCommandStatusAndOutput(t *testing.T) {
+	each(t, testAFailureNamesCommandStatusAndOutput)
+}
+
+func testAFailureNamesCommandStatusAndOutput(t *testing.T, s *sandbox.Sandbox) {
 	cases := []struct {
 		name, command string
 		want          []string
@@ -97,7 +136,7 @@ func TestAFailureNamesCommandStatusAndOutput(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			err := run(t, t.Context(), sandbox.Job{
+			err := run(s, t.Context(), sandbox.Job{
 				Dir:      t.TempDir(),
 				Commands: []string{c.command, "touch never"},
 			}, io.Discard)
@@ -122,7 +161,11 @@ func TestAFailureNamesCommandStatusAndOutput(t *testing.T) {
 }
 
 func TestADirectoryThatIsGoneIsNotTheReleasesFault(t *testing.T) {
-	err := run(t, t.Context(), sandbox.Job{
+	each(t, testADirectoryThatIsGoneIsNotTheReleasesFault)
+}
+
+func testADirectoryThatIsGoneIsNotTheReleasesFault(t *testing.T, s *sandbox.Sandbox) {
+	err := run(s, t.Context(), sandbox.Job{
 		Dir: filepath.Join(t.TempDir(), "gone"), Commands: []string{"true"},
 	}, io.Discard)
 	if err == nil || fault.ReasonOf(err).CondemnsRelease() {
@@ -130,8 +173,10 @@ func TestADirectoryThatIsGoneIsNotTheReleasesFault(t *testing.T) {
 	}
 }
 
-func TestABuildOutOfTimeIsStopped(t *testing.T) {
-	err := run(t, t.Context(), sandbox.Job{
+func TestABuildOutOfTimeIsStopped(t *testing.T) { each(t, testABuildOutOfTimeIsStopped) }
+
+func testABuildOutOfTimeIsStopped(t *testing.T, s *sandbox.Sandbox) {
+	err := run(s, t.Context(), sandbox.Job{
 		Dir:      t.TempDir(),
 		Commands: []string{"echo started; sleep 600"},
 		Limits:   sandbox.Limits{Timeout: 200 * time.Millisecond},
@@ -147,12 +192,14 @@ func TestABuildOutOfTimeIsStopped(t *testing.T) {
 	}
 }
 
-func TestTheTimeoutIsOfTheWholeBuild(t *testing.T) {
+func TestTheTimeoutIsOfTheWholeBuild(t *testing.T) { each(t, testTheTimeoutIsOfTheWholeBuild) }
+
+func testTheTimeoutIsOfTheWholeBuild(t *testing.T, s *sandbox.Sandbox) {
 	commands := make([]string, 50)
 	for i := range commands {
 		commands[i] = "sleep 0.1"
 	}
-	err := run(t, t.Context(), sandbox.Job{
+	err := run(s, t.Context(), sandbox.Job{
 		Dir: t.TempDir(), Commands: commands, Limits: sandbox.Limits{Timeout: 300 * time.Millisecond},
 	}, io.Discard)
 	if fault.ReasonOf(err) != api.ReasonBuildFailed {
@@ -162,8 +209,12 @@ func TestTheTimeoutIsOfTheWholeBuild(t *testing.T) {
 
 // A build may clean up on SIGTERM; ending with status 0 then is no success.
 func TestAStoppedBuildThatExitsCleanlyHasFailed(t *testing.T) {
+	each(t, testAStoppedBuildThatExitsCleanlyHasFailed)
+}
+
+func testAStoppedBuildThatExitsCleanlyHasFailed(t *testing.T, s *sandbox.Sandbox) {
 	var out bytes.Buffer
-	err := run(t, t.Context(), sandbox.Job{
+	err := run(s, t.Context(), sandbox.Job{
 		Dir:      t.TempDir(),
 		Commands: []string{"trap 'echo cleaned; exit 0' TERM; while :; do sleep 0.05; done"},
 		Limits:   sandbox.Limits{Timeout: 200 * time.Millisecond},
@@ -178,9 +229,13 @@ func TestAStoppedBuildThatExitsCleanlyHasFailed(t *testing.T) {
 }
 
 func TestABuildThatIgnoresSIGTERMIsKilledAfterTheGrace(t *testing.T) {
+	each(t, testABuildThatIgnoresSIGTERMIsKilledAfterTheGrace)
+}
+
+func testABuildThatIgnoresSIGTERMIsKilledAfterTheGrace(t *testing.T, s *sandbox.Sandbox) {
 	// Shell and child ignore the signal, so only a kill of the group ends both.
 	pids, out := watch(t)
-	err := run(t, t.Context(), sandbox.Job{
+	err := run(s, t.Context(), sandbox.Job{
 		Dir:      t.TempDir(),
 		Commands: []string{`trap "" TERM; echo $$; sh -c 'echo $$; sleep 600; :'; :`},
 		Limits:   sandbox.Limits{Timeout: 300 * time.Millisecond},
@@ -194,13 +249,17 @@ func TestABuildThatIgnoresSIGTERMIsKilledAfterTheGrace(t *testing.T) {
 }
 
 func TestACancelledBuildIsKilledAndNotCondemned(t *testing.T) {
+	each(t, testACancelledBuildIsKilledAndNotCondemned)
+}
+
+func testACancelledBuildIsKilledAndNotCondemned(t *testing.T, s *sandbox.Sandbox) {
 	revoked := fault.Errorf(api.ReasonRevoked, "the coordinator took it back")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	pids, out := watch(t)
 	done := make(chan error, 1)
 	go func() {
-		done <- run(t, ctx, sandbox.Job{
+		done <- run(s, ctx, sandbox.Job{
 			Dir:      t.TempDir(),
 			Commands: []string{`echo $$; sleep 600 & echo $!; wait`, "touch never"},
 			Grace:    5 * time.Second,
@@ -216,7 +275,9 @@ func TestACancelledBuildIsKilledAndNotCondemned(t *testing.T) {
 	gone(t, child)
 }
 
-func TestWhatABuildLeavesBehindIsKilled(t *testing.T) {
+func TestWhatABuildLeavesBehindIsKilled(t *testing.T) { each(t, testWhatABuildLeavesBehindIsKilled) }
+
+func testWhatABuildLeavesBehindIsKilled(t *testing.T, s *sandbox.Sandbox) {
 	const awaitUp = `while [ ! -e up ]; do sleep 0.02; done`
 	cases := []struct{ name, command string }{
 		{"in the background", `sleep 600 & echo $!`},
@@ -230,7 +291,7 @@ func TestWhatABuildLeavesBehindIsKilled(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var out bytes.Buffer
 			start := time.Now()
-			err := run(t, t.Context(), sandbox.Job{Dir: t.TempDir(), Commands: []string{c.command}}, &out)
+			err := run(s, t.Context(), sandbox.Job{Dir: t.TempDir(), Commands: []string{c.command}}, &out)
 			if failed := strings.Contains(c.command, "exit 1"); (err != nil) != failed {
 				t.Fatal(err)
 			}
@@ -248,7 +309,11 @@ func TestWhatABuildLeavesBehindIsKilled(t *testing.T) {
 }
 
 func TestALogThatCannotBeWrittenIsReported(t *testing.T) {
-	err := run(t, t.Context(), sandbox.Job{
+	each(t, testALogThatCannotBeWrittenIsReported)
+}
+
+func testALogThatCannotBeWrittenIsReported(t *testing.T, s *sandbox.Sandbox) {
+	err := run(s, t.Context(), sandbox.Job{
 		Dir: t.TempDir(), Commands: []string{"head -c 1000000 /dev/zero"},
 	}, &fullAfter{n: 40})
 	if fault.ReasonOf(err) != api.ReasonDiskFull {

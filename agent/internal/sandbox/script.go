@@ -16,22 +16,41 @@ import (
 // script runs its arguments as commands, and writes the exit status of each on a
 // line to standard error, which they do not get: theirs goes to standard output.
 // It outlives a SIGTERM to all of them, for it then still has to tell how the
-// command ended that it waits for.
+// command ended that it waits for. Its own exit status is 0 whatever they do: a
+// unit that did not fail keeps what it printed for the agent to come.
 const script = `exec 3>&2 2>&1
+stopped=
 trap stopped=1 TERM
 for c do
 	printf '$ %s\n' "$c"
 	/bin/sh -c "$c" 3>&-
 	s=$?
 	echo "$s" >&3
-	[ "$s" = 0 ] || exit "$s"
-	[ -z "${stopped-}" ] || exit 143
+	[ "$s$stopped" = 0 ] || exit 0
 done
 `
 
-// argv is what runs the script with the commands.
+// only drops all variables whose names are not in the first argument, between
+// blanks: a service manager adds its own.
+const only = `for n in $(env | sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p'); do
+	case "$1" in *" $n "*) ;; *) unset "$n" ;; esac
+done
+shift
+`
+
+// argv is what runs the commands with the environment that it is given.
 func (j Job) argv() []string {
 	return append([]string{"/bin/sh", "-c", script, "sh"}, j.Commands...)
+}
+
+// argvOnly is what runs the commands with no more than their own environment.
+func (j Job) argvOnly() []string {
+	names := " PWD "
+	for _, kv := range append(j.environment(), j.secrets()...) {
+		name, _, _ := strings.Cut(kv, "=")
+		names += name + " "
+	}
+	return append([]string{"/bin/sh", "-c", only + script, "sh", names}, j.Commands...)
 }
 
 // statuses reads what the script wrote, as far as it is whole.
@@ -102,7 +121,7 @@ func (j Job) environment() []string {
 		fill("XDG_CACHE_HOME", j.Cache)
 		fill("LOCKSTEP_CACHE", j.Cache)
 	}
-	return append(all, Marker+"="+j.Name)
+	return all
 }
 
 // secrets are the variables with the secrets, in a settled order.

@@ -76,7 +76,7 @@ func (m *Manager) dial(ctx context.Context) (*link, error) {
 		private, bus = filepath.Join(dir, "systemd", "private"), dbus.SessionBusPrivate
 		direct = dir != ""
 		if !direct && os.Getenv("DBUS_SESSION_BUS_ADDRESS") == "" {
-			return nil, errors.New("neither XDG_RUNTIME_DIR nor DBUS_SESSION_BUS_ADDRESS is set; is this a lingering user's session?")
+			return nil, fmt.Errorf("neither XDG_RUNTIME_DIR nor DBUS_SESSION_BUS_ADDRESS is set, is this a lingering user's session? %w", os.ErrNotExist)
 		}
 	}
 	var missing error

@@ -21,7 +21,7 @@ const (
 
 func (l *loader) readApp(name string, v value) {
 	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "health",
-		"balancer", "env", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
+		"balancer", "env", "secrets", "build_limits", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
 		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
 		"build_on", "build_skew", "artifact", "source")
 	if !ok {
@@ -76,6 +76,7 @@ func (l *loader) readApp(name string, v value) {
 		a.Env = v.environment()
 	}
 	a.readArtifact(o)
+	a.readBuild(o)
 	if v, ok := o.need("unit", name+".service"); ok {
 		if a.Unit, ok = v.text(name + ".service"); ok {
 			a.checkUnit(v, o.has("instances"))

@@ -169,6 +169,9 @@ type App struct {
 	Instances []string
 	Build     []string
 	Env       map[string]string // of the build
+	// Secrets are variables of the build that each node's agent.yaml has.
+	Secrets     []string
+	BuildLimits api.BuildLimits
 	// BuildOn is [BuildOnEach], [BuildOnFirst], or one of the nodes.
 	BuildOn   BuildOn
 	BuildSkew BuildSkew

@@ -82,12 +82,17 @@ func TestReleaseID(t *testing.T) {
 	if ReleaseID(sha, same) != ReleaseID(sha, r) {
 		t.Error("the order of variables makes another release")
 	}
+	same.Timeout, same.Limits = 0, &api.BuildLimits{Memory: 1}
+	if ReleaseID(sha, same) != ReleaseID(sha, r) {
+		t.Error("what the build may use up makes another release")
+	}
 	if ReleaseID(sha, api.Recipe{Build: []string{}, Env: map[string]string{}}) != ReleaseID(sha, api.Recipe{}) {
 		t.Error("nothing and an empty list make two releases")
 	}
 	for name, change := range map[string]func(*api.Recipe){
 		"build": func(r *api.Recipe) { r.Build = []string{"make", "test"} },
 		"env":   func(r *api.Recipe) { r.Env = map[string]string{"A": "1"} },
+		"key":   func(r *api.Recipe) { r.Secrets = []string{"NPM_TOKEN"} },
 	} {
 		other := r
 		change(&other)

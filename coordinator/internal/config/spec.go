@@ -10,7 +10,11 @@ import (
 
 // Recipe is what, with a commit, makes a release of the app.
 func (a *App) Recipe() api.Recipe {
-	return api.Recipe{Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout), Artifact: a.Artifact}
+	limits := a.BuildLimits
+	return api.Recipe{
+		Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout), Artifact: a.Artifact,
+		Secrets: a.Secrets, Limits: &limits,
+	}
 }
 
 // Spec is how the app runs on a node, whatever the release.
@@ -105,9 +109,9 @@ func (f *Fleet) Revision(a *App) string {
 
 // ReleaseID is the id of the release that a recipe makes of a commit: the first
 // 12 digits of each full SHA, and 6 that stand for the recipe. How long the
-// build may take makes no other release.
+// build may take, and what it may use up, makes no other release.
 func ReleaseID(sha string, r api.Recipe) string {
-	r.Timeout = 0
+	r.Timeout, r.Limits = 0, nil
 	return sha[:min(12, len(sha))] + "-" + digest(r, 6)
 }
 

@@ -34,6 +34,7 @@ type Contact struct {
 	Seen    time.Time // zero when it was not heard of since the start
 	Version string
 	Apps    []api.AppReport
+	Sandbox *api.Sandbox // nil before the agent has tried it
 }
 
 func newNodes(names []string) *nodes {
@@ -121,7 +122,7 @@ func (r *Runner) Contact(name string) Contact {
 	if x.polling > 0 {
 		seen = time.Now()
 	}
-	return Contact{Seen: seen, Version: x.last.Version, Apps: x.last.Apps}
+	return Contact{Seen: seen, Version: x.last.Version, Apps: x.last.Apps, Sandbox: x.last.Sandbox}
 }
 
 // watchNodes tells the pools of nodes that fell silent.

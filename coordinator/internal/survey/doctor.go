@@ -23,6 +23,7 @@ const (
 	areaSecrets       = "secrets"
 	areaRepository    = "repository"
 	areaNode          = "node"
+	areaBuild         = "build"
 	areaBalancer      = "balancer"
 	areaCapacity      = "capacity"
 	areaTimeouts      = "timeouts"
@@ -168,6 +169,32 @@ func (s *Survey) nodes(context.Context) []api.DoctorCheck {
 			c.add(api.CheckWarning, n.Name, "deploy-agent is %s, the coordinator %s; install the same version", orNone(contact.Version), orNone(s.cfg.Version))
 		default:
 			c.add(api.CheckOK, n.Name, "deploy-agent %s was just heard of", orNone(contact.Version))
+		}
+	}
+	return append(c.list, s.sandboxes()...)
+}
+
+// sandboxes looks at how builds are held in on each node that was heard of.
+func (s *Survey) sandboxes() []api.DoctorCheck {
+	c := checks{area: areaBuild}
+	for _, n := range s.cfg.Fleet.Nodes {
+		b := s.cfg.Engine.Contact(n.Name).Sandbox
+		if b == nil {
+			continue
+		}
+		loose := ""
+		if len(b.Unenforced) > 0 {
+			loose = "; what does not hold there: " + strings.Join(b.Unenforced, ", ")
+		}
+		switch {
+		case b.Problem != "":
+			c.add(api.CheckProblem, n.Name, "no build can run: %s", b.Problem)
+		case b.With != "systemd":
+			c.add(api.CheckWarning, n.Name, "builds run as %s in a process group only%s; %s", b.User, loose, b.Why)
+		case loose != "":
+			c.add(api.CheckWarning, n.Name, "builds run as %s in units of systemd%s", b.User, loose)
+		default:
+			c.add(api.CheckOK, n.Name, "builds run as %s in units of systemd, and every limit holds", b.User)
 		}
 	}
 	return c.list
