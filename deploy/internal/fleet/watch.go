@@ -67,11 +67,11 @@ func (r *Rotation) look(ctx context.Context, f *Fleet) error {
 	for ctx.Err() == nil {
 		at := time.Now()
 		in, err := f.front.serving(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
 		if ctx.Err() != nil {
 			break // a look that was broken off shows nothing
-		}
-		if err != nil {
-			return err
 		}
 		out := 0
 		for _, name := range f.Nodes {
