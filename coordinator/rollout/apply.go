@@ -63,6 +63,7 @@ func (e Configured) apply(m *machine) error {
 			}
 		}
 	}
+	m.commandsGone()
 	return nil
 }
 
@@ -87,7 +88,7 @@ func (e Started) apply(m *machine) error {
 	}
 	for i := range m.Apps {
 		if a := &m.Apps[i]; a.Live != nil {
-			a.Live.Deadline = later(a.Live.Deadline, m.now.Add(a.Policy.timeout(a.Live.Status)))
+			a.Live.Deadline = later(a.Live.Deadline, m.now.Add(a.timeout(a.Live)))
 		}
 	}
 	return nil
@@ -108,6 +109,9 @@ func (e NodeLost) apply(m *machine) error {
 		return nil
 	}
 	n.Reach = Unreachable
+	for i := range m.Apps {
+		m.commandLost(&m.Apps[i], e.Node)
+	}
 	for i := range m.Targets {
 		t := &m.Targets[i]
 		if t.Node != e.Node {
@@ -164,6 +168,9 @@ func (e Reported) apply(m *machine) error {
 		a := m.App(pr.App)
 		if f := pr.Prepare; f != nil && f.Release == p.Prepare && f.Attempt == p.Attempt && p.Failed != p.Attempt {
 			m.prepareFailed(a, p, f)
+		}
+		if f := pr.Command; f != nil {
+			m.commandReported(a, e.Node, f)
 		}
 		for _, tr := range pr.Targets {
 			t := m.Target(tr.Target)

@@ -9,10 +9,14 @@
 //
 // # A rollout
 //
-//	queued ─► preparing ─► rolling ─► succeeded
-//	             │            │
-//	             │            └─► rolling_back ─► rolled_back, or aborted
-//	             └─► failed, superseded, aborted: nothing was touched
+//	queued ─► preparing ─► migrating ─► rolling ─► succeeded
+//	             │            │            │
+//	             │            │            └─► rolling_back ─► rolled_back, or aborted
+//	             └────────────┴─► failed, superseded, aborted: no traffic was touched
+//
+// A rollout is migrating while the release command of its release runs, once and
+// on one node; only a deployment of a release that has one ever is. Of a command
+// whose end is unknown a person decides whether it is run again.
 //
 // A rollout that cannot go on without a person is paused in the phase it has
 // reached. Failures are of two kinds. A reason that condemns the release (it

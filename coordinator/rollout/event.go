@@ -66,6 +66,7 @@ type PlacementReport struct {
 	Digests map[ReleaseID]string `json:"digests,omitempty"`
 	Attempt int                  `json:"attempt,omitempty"` // at preparing, that it began last
 	Prepare *PrepareReport       `json:"prepare,omitempty"`
+	Command *CommandReport       `json:"command,omitempty"` // the last that it was given
 	Targets []TargetReport       `json:"targets"`
 }
 
@@ -76,6 +77,18 @@ type PrepareReport struct {
 	Fault   Fault     `json:"fault"`
 	Reason  Reason    `json:"reason"`
 	Text    string    `json:"text"`
+}
+
+// CommandReport tells how a release command stands on its node. One that is
+// neither running, nor well, nor failed for a reason is claimed: the agent has
+// written its number down, and waits for leave to begin.
+type CommandReport struct {
+	Number  uint64 `json:"number"`
+	Running bool   `json:"running,omitempty"`
+	OK      bool   `json:"ok,omitempty"`
+	Fault   Fault  `json:"fault,omitempty"`
+	Reason  Reason `json:"reason,omitempty"`
+	Text    string `json:"text,omitempty"`
 }
 
 // TargetReport is one target of the reporting node.
@@ -114,7 +127,7 @@ type Archived struct {
 type DeployRequested struct {
 	At      time.Time `json:"at"`
 	App     string    `json:"app"`
-	Release Release   `json:"release"` // ID, SHA, and Subject
+	Release Release   `json:"release"` // ID, SHA, Subject, and Command
 	By      string    `json:"by"`
 	Cause   string    `json:"cause,omitempty"`
 	// Automatic requests come from pushes and polling. They are refused where a
@@ -277,6 +290,7 @@ const (
 	NoteResumed     Note = "resumed"
 	NoteHeld        Note = "held"
 	NoteUnheld      Note = "unheld"
+	NoteCommand     Note = "command"  // the release command was begun or is over
 	NoteBalancer    Note = "balancer" // a change that the coordinator was asked to make for an agent
 	NoteReleaseBad  Note = "release_bad"
 	NoteReleaseStab Note = "release_stable"

@@ -29,7 +29,10 @@ func (m *machine) settlePreparing(a *App) {
 	if waiting > 0 || ready == 0 || r.Paused != nil {
 		return
 	}
-	if !m.settleSkew(a) {
+	if r.Status == Preparing && !m.settleSkew(a) {
+		return
+	}
+	if !m.settleCommand(a) {
 		return
 	}
 	m.status(r, Rolling, "", "")

@@ -18,6 +18,7 @@ const (
 	ReasonNodeFault        Reason = "node_fault"        // a node failed and still serves the old release
 	ReasonBuildSkew        Reason = "build_skew"        // two builds of the release made different files
 	ReasonBuilderLost      Reason = "builder_lost"      // the only node that may build was lost
+	ReasonCommandUnknown   Reason = "command_unknown"   // nobody knows whether the release command did its work
 	ReasonCapacity         Reason = "capacity"          // no target left that could go on
 	ReasonRemoved          Reason = "removed"           // taken out of the configuration
 )

@@ -125,9 +125,9 @@ func (e AbortRequested) apply(m *machine) error {
 	switch {
 	case r.Status == RollingBack:
 		return refuse(RefusedState, "%s is rolling back already", r.ID)
-	case r.Status == Preparing:
+	case r.Status == Preparing, r.Status == Migrating:
 		m.condemnByHand(a, r, e.By, text)
-		m.finish(a, Aborted, ReasonRequested, text+"; nothing was touched")
+		m.finish(a, Aborted, ReasonRequested, text+"; "+r.untouched())
 	case r.Kind == Deploy && r.From != "":
 		m.condemnByHand(a, r, e.By, text)
 		m.startReturn(a, Aborted, ReasonRequested, text)
@@ -160,6 +160,7 @@ func (e RetryRequested) apply(m *machine) error {
 	if r := a.Live; r != nil {
 		m.adopt(a)
 		m.anotherChance(a, true)
+		m.anotherCommand(a, e.By)
 		if r.Paused != nil {
 			m.unpause(a, r, e.By)
 		} else {
@@ -240,7 +241,7 @@ func (m *machine) enqueue(a *App, r *Rollout) {
 // remember adds a release to those that the app remembers.
 func (a *App) remember(r Release) {
 	if a.Release(r.ID) == nil {
-		a.Releases = append(a.Releases, Release{ID: r.ID, SHA: r.SHA, Subject: r.Subject})
+		a.Releases = append(a.Releases, Release{ID: r.ID, SHA: r.SHA, Subject: r.Subject, Command: r.Command})
 	}
 }
 

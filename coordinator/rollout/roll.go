@@ -118,18 +118,18 @@ func (m *machine) checkDeadlines(a *App) {
 			m.pause(r, "lockstep", ReasonTargetDeadline, fmt.Sprintf("%s did not finish its turn in %s; it may be out of rotation", t.Place(), a.Policy.TargetTimeout))
 		}
 	}
-	if r.Paused != nil || m.now.Before(r.Deadline) {
+	if r.Paused != nil || m.now.Before(r.Deadline) || m.checkCommand(a) {
 		return
 	}
 	for i := range m.Targets {
 		o := &m.Targets[i]
 		if l := m.App(o.App).Live; o.App != a.Name && o.Turn != 0 && l != nil && l.Paused == nil {
 			// It waits for another app of the pool, which has deadlines of its own.
-			r.Deadline = m.now.Add(a.Policy.timeout(r.Status))
+			r.Deadline = m.now.Add(a.timeout(r))
 			return
 		}
 	}
-	if r.Status == Preparing {
+	if r.Status == Preparing || r.Status == Migrating {
 		var late []string
 		for _, t := range m.targets(r) {
 			if t.Phase != TargetPrepared && !slices.Contains(late, t.Node) {

@@ -15,7 +15,8 @@ import (
 //
 //	pool max_unavailable=2                 before the first app; anew: a changed configuration
 //	app shop web1 web2 [retries=1 canary=web1 canary_soak=30s auto_rollback=off ...]
-//	push shop r2 [after r1] [contained_in=r3] [diverged]     asked for by automation
+//	push shop r2 [contained_in=r3] [diverged] [command]      asked for by automation;
+//	                                                         command: r2 has a release command
 //	deploy shop r2                                           asked for by ann
 //	rollback shop [r1] | pause shop | resume shop | abort shop | retry shop
 //	hold shop [10m] | unhold shop
@@ -23,6 +24,7 @@ import (
 //	fail web2 r2 unhealthy [once|twice] [out]   its activation fails; out: it stays out
 //	fail-build all r2 build_failed [once]       preparing it fails
 //	fail-share web1 r2 share_failed [once]      handing over what it built fails
+//	fail-command web1 r2 command_failed [once]  its release command fails
 //	varies r2                                   every build of it makes other files
 //	drop-archives shop                          the coordinator loses its archives
 //	mend                                        nothing fails any more
@@ -59,7 +61,7 @@ func (s *stage) do(words []string) error {
 		return err
 	case "app":
 		return s.app(args)
-	case "fail", "fail-build", "fail-share":
+	case "fail", "fail-build", "fail-share", "fail-command":
 		f := &failure{node: args[0], release: rollout.ReleaseID(args[1]), reason: args[2], of: verb, undone: true, times: 1000}
 		for _, w := range args[3:] {
 			switch w {
@@ -148,6 +150,9 @@ func (s *stage) request(verb string, args []string) error {
 				ev.ContainedIn = append(ev.ContainedIn, rollout.ReleaseID(id))
 			}
 			ev.Diverged = ev.Diverged || w == "diverged"
+			if w == "command" {
+				ev.Release.Command = 10 * time.Minute
+			}
 		}
 		return s.step(ev)
 	case "rollback":

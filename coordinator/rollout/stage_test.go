@@ -37,6 +37,8 @@ type actor struct {
 	preparing rollout.ReleaseID
 	sharing   bool
 	prepared  time.Time // when it will be
+	command   *rollout.CommandReport
+	commanded time.Time // when its command ends
 	targets   []*target
 	told      string
 }
@@ -61,7 +63,7 @@ type failure struct {
 	node    string            // or the place of one of its targets
 	release rollout.ReleaseID // "": of any
 	reason  string
-	of      string // "fail-build", "fail-share", or "fail": an activation
+	of      string // "fail-build", "fail-share", "fail-command", or "fail": an activation
 	undone  bool   // an activation that ends as it began
 	times   int
 }
@@ -69,7 +71,7 @@ type failure struct {
 var began = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // condemning are the agents' reasons that condemn a release.
-var condemning = []string{"build_failed", "start_failed", "unhealthy", "soak_failed"}
+var condemning = []string{"build_failed", "start_failed", "unhealthy", "soak_failed", "command_failed"}
 
 // play runs a script and returns what it printed.
 func play(script string) (string, error) {
@@ -170,7 +172,11 @@ func (s *stage) hear(node string) error {
 func (s *stage) report(a *actor) (rollout.PlacementReport, string) {
 	_, generation, _ := s.state.Wanted(a.app, a.node)
 	pr := rollout.PlacementReport{App: a.app, Generation: generation, Present: slices.Clone(a.disk), Digests: maps.Clone(a.digests), Prepare: a.failure}
-	text := fmt.Sprint(generation, pr.Present, pr.Digests, a.failure)
+	if a.command != nil {
+		c := *a.command
+		pr.Command = &c
+	}
+	text := fmt.Sprint(generation, pr.Present, pr.Digests, a.failure, pr.Command)
 	for _, t := range a.targets {
 		r := rollout.TargetReport{
 			Target: rollout.TargetID(t.id), Release: t.release,
@@ -199,6 +205,7 @@ func (s *stage) act(a *actor) error {
 	if err := s.prepare(a, want); err != nil {
 		return err
 	}
+	s.command(a, want.Command)
 	for _, t := range a.targets {
 		for _, goal := range want.Targets {
 			if string(goal.Target) == t.id {
@@ -266,6 +273,30 @@ func (s *stage) prepare(a *actor, want rollout.Wanted) error {
 	return nil
 }
 
+// command claims a release command, begins it once it may, and ends it.
+func (s *stage) command(a *actor, want rollout.CommandGoal) {
+	c := a.command
+	switch {
+	case want.Number == 0 && c != nil && c.Running:
+		c.Running, c.Fault, c.Reason, c.Text = false, rollout.Revoked, "revoked", "the coordinator took it back"
+	case want.Number != 0 && (c == nil || c.Number < want.Number):
+		a.command = &rollout.CommandReport{Number: want.Number}
+		if want.Go {
+			a.command.Fault, a.command.Reason, a.command.Text = rollout.NodeFault, "interrupted", "its agent knows nothing of it"
+		}
+	case want.Number == 0 || c.OK || c.Reason != "":
+	case !c.Running && want.Go:
+		c.Running, a.commanded = true, s.now.Add(20*time.Second)
+	case c.Running && !s.now.Before(a.commanded):
+		c.Running = false
+		if f := s.failing(a.node, want.Release, "fail-command"); f != nil {
+			c.Fault, c.Reason, c.Text = f.fault(), rollout.Reason(f.reason), f.text()
+			return
+		}
+		c.OK, c.Text = true, "in 20s"
+	}
+}
+
 func (s *stage) failPrepare(a *actor, want rollout.Wanted, f *failure) {
 	a.preparing, a.sharing = "", false
 	a.failure = &rollout.PrepareReport{Release: want.Prepare, Attempt: want.Attempt, Fault: f.fault(), Reason: rollout.Reason(f.reason), Text: f.text()}
@@ -316,6 +347,10 @@ func (f *failure) text() string {
 		return "`make` ended with status 2"
 	case "disk_full":
 		return "no space left on the device"
+	case "command_failed":
+		return "`bin/migrate` ended with status 1"
+	case "interrupted":
+		return "the agent was killed while it ran"
 	case "unhealthy":
 		return "no health check passed in 30s"
 	case "start_failed":

@@ -37,6 +37,7 @@ type State struct {
 	MaxUnavailable int         `json:"max_unavailable"`
 	Generation     uint64      `json:"generation"` // the highest given to any placement
 	LastTurn       uint64      `json:"last_turn"`
+	LastCommand    uint64      `json:"last_command,omitempty"`
 	Apps           []App       `json:"apps"`
 	Nodes          []Node      `json:"nodes"`
 	Placements     []Placement `json:"placements"`
@@ -99,6 +100,8 @@ type Release struct {
 	// Digest is that of the files which one node built for all; "" while there
 	// are none, and of what each node builds for itself.
 	Digest string `json:"digest,omitempty"`
+	// Command is how long its release command may take; 0: it has none.
+	Command time.Duration `json:"command,omitempty"`
 }
 
 // Mark says who decided something, when, and why.
@@ -134,6 +137,7 @@ type Status string
 const (
 	Queued      Status = "queued"
 	Preparing   Status = "preparing"
+	Migrating   Status = "migrating" // its release command runs
 	Rolling     Status = "rolling"
 	Succeeded   Status = "succeeded"
 	Failed      Status = "failed"
@@ -181,6 +185,8 @@ type Rollout struct {
 	Deadline time.Time `json:"deadline,omitzero"`
 	// Unfit are the nodes that were to build for all and could not.
 	Unfit []string `json:"unfit,omitempty"`
+	// Command is the release command, from the time that a node was chosen for it.
+	Command *Command `json:"command,omitempty"`
 }
 
 // Node is a machine with an agent.
@@ -516,6 +522,10 @@ func (r *Rollout) clone() *Rollout {
 	c := *r
 	c.Order = slices.Clone(r.Order)
 	c.Unfit = slices.Clone(r.Unfit)
+	if r.Command != nil {
+		command := *r.Command
+		c.Command = &command
+	}
 	return &c
 }
 

@@ -110,6 +110,7 @@ type Wanted struct {
 	Attempt  int
 	Share    bool   // hand its files to the coordinator
 	Archive  string // digest of the files to take from there
+	Command  CommandGoal
 	Keep     []ReleaseID
 	Targets  []Goal
 }
@@ -144,7 +145,7 @@ func (s *State) keeps() map[string][]ReleaseID {
 
 func (w Wanted) equal(o Wanted) bool {
 	return w.Revision == o.Revision && w.Rollout == o.Rollout && w.Prepare == o.Prepare && w.Attempt == o.Attempt &&
-		w.Share == o.Share && w.Archive == o.Archive &&
+		w.Share == o.Share && w.Archive == o.Archive && w.Command == o.Command &&
 		slices.Equal(w.Keep, o.Keep) && slices.Equal(w.Targets, o.Targets)
 }
 
@@ -159,6 +160,7 @@ func (s *State) wanted(p *Placement, keep []ReleaseID) Wanted {
 	} else if a.Last != nil {
 		w.Rollout = a.Last.ID
 	}
+	w.Command = a.command(p.Node)
 	for i := range s.Targets {
 		if t := &s.Targets[i]; t.App == p.App && t.Node == p.Node {
 			w.Targets = append(w.Targets, Goal{Target: t.ID, Instance: t.Instance, Release: t.Release, Fallback: t.Fallback, Turn: t.Turn, Soak: t.Soak})
@@ -229,7 +231,7 @@ func (m *machine) settleApp(a *App) bool {
 	}
 	m.settleBuild(a)
 	switch a.Live.Status {
-	case Preparing:
+	case Preparing, Migrating:
 		m.settlePreparing(a)
 	case Rolling:
 		m.settleRolling(a)
@@ -417,7 +419,7 @@ func (m *machine) pause(r *Rollout, by string, reason Reason, text string) {
 
 func (m *machine) unpause(a *App, r *Rollout, by string) {
 	r.Paused = nil
-	r.Deadline = m.now.Add(a.Policy.timeout(r.Status))
+	r.Deadline = m.now.Add(a.timeout(r))
 	m.note(r, nil, NoteResumed, ReasonRequested, "resumed by %s", by)
 }
 
@@ -467,13 +469,6 @@ func (m *machine) restUntouched(a *App, t *Target) {
 
 func (p *Placement) stopPreparing() {
 	p.Prepare, p.How, p.Archive, p.Tries, p.RetryAt = "", HowBuild, "", 0, time.Time{}
-}
-
-func (p *Policy) timeout(s Status) time.Duration {
-	if s == Preparing {
-		return p.PrepareTimeout
-	}
-	return p.ProgressTimeout
 }
 
 // markBad keeps automation from deploying a release again.

@@ -41,6 +41,7 @@ type appJournal struct {
 	failure    *rollout.PrepareReport // the attempt that failed last
 	attempt    int                    // that was begun last
 	shared     int                    // that was shared last
+	command    *rollout.CommandReport // that was claimed last
 }
 
 // targetJournal is the journal of one of its targets.
@@ -86,6 +87,7 @@ func (a *agent) start() {
 	a.look()
 	a.heartbeat()
 	for i := range a.journal.apps {
+		a.watchCommand(i)
 		a.advance(i)
 	}
 }
@@ -96,6 +98,9 @@ func (a *agent) crash() {
 	}
 	a.up = false
 	a.life++
+	if !a.n.w.plan.Attach {
+		clear(a.n.procs) // a group of processes goes with the agent
+	}
 	a.crashS = ""
 	a.n.w.log("%s: agent dies", a.n.name)
 }
@@ -139,6 +144,7 @@ type telling struct {
 	says             rollout.Rotation
 	verdict          rollout.Health
 	last             bool
+	command          rollout.CommandReport
 }
 
 // telling sums up what a report would say.
@@ -154,6 +160,9 @@ func (a *agent) telling() (all [maxTargets]telling) {
 		}
 		if j.failure != nil {
 			s.failed = j.failure.Attempt
+		}
+		if j.command != nil {
+			s.command = *j.command
 		}
 		all[i] = s
 	}
@@ -183,6 +192,10 @@ func (a *agent) report() {
 		if j.failure != nil {
 			f := *j.failure
 			pr.Prepare = &f
+		}
+		if j.command != nil {
+			f := *j.command
+			pr.Command = &f
 		}
 		for _, t := range a.of(i) {
 			tr := rollout.TargetReport{Target: t.id, Release: t.running, Rotation: t.says(), Health: t.verdict(), Last: a.n.asksToBeLast()}
@@ -233,6 +246,7 @@ func (a *agent) advance(app int) {
 		return
 	}
 	a.prepare(app)
+	a.command(app)
 	for _, t := range a.of(app) {
 		if a.up {
 			a.advanceTarget(t)

@@ -78,6 +78,7 @@ func (c *coordinator) check(before *rollout.State, ev rollout.Event, effects []r
 	}
 	for i := range c.state.Apps {
 		c.checkApp(before, &c.state.Apps[i])
+		c.checkCommand(c.state.Apps[i].Live)
 	}
 	c.checkTurns(before, ev)
 	c.checkRecords()
@@ -100,6 +101,7 @@ func (c *coordinator) checkTurns(before *rollout.State, ev rollout.Event) {
 			c.w.fail("bad-release", "automation gives %s a turn to %s, which is bad", t.ID, t.Release)
 		}
 		c.checkHasRelease(t)
+		c.checkMigrated(t)
 		if old != nil && old.Turn != 0 {
 			c.free[t.Turn], c.fallen[t.Turn] = c.free[old.Turn], c.fallen[old.Turn]
 			continue // turned round: the same leave

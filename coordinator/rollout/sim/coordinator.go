@@ -29,11 +29,16 @@ type coordinator struct {
 	// instances that are configured, of every app on every node.
 	instances []bool
 	// archives are the digests of each app's built files.
-	archives [][]string
-	turns    int
-	free     map[uint64]bool                          // turns of targets that were out as they were
-	fallen   map[uint64]bool                          // those of them that were out by themselves
-	late     map[rollout.RolloutID][]rollout.TargetID // that came back in the middle
+	archives  [][]string
+	turns     int
+	free      map[uint64]bool                          // turns of targets that were out as they were
+	fallen    map[uint64]bool                          // those of them that were out by themselves
+	late      map[rollout.RolloutID][]rollout.TargetID // that came back in the middle
+	commandOf map[uint64]rollout.RolloutID             // by number
+	begun     map[uint64]int                           // how often a number was run
+	commands  map[rollout.RolloutID]int                // that were run
+	retried   map[rollout.RolloutID]int                // by a person, while it was migrating
+	migrated  map[rollout.RolloutID]bool               // its release command did its work
 
 	// Volatile.
 	heard  []time.Duration
@@ -54,6 +59,8 @@ type order struct {
 
 func newCoordinator(w *world) *coordinator {
 	c := &coordinator{w: w, index: map[rollout.RolloutID]int{}, free: map[uint64]bool{}, fallen: map[uint64]bool{}, late: map[rollout.RolloutID][]rollout.TargetID{}}
+	c.commandOf, c.begun = map[uint64]rollout.RolloutID{}, map[uint64]int{}
+	c.commands, c.retried, c.migrated = map[rollout.RolloutID]int{}, map[rollout.RolloutID]int{}, map[rollout.RolloutID]bool{}
 	for range w.nodes {
 		c.config = append(c.config, true)
 	}

@@ -36,6 +36,9 @@
 //   - asked-to-be-last: who asks for it leaves after all others, unless it is out.
 //   - prepared-first: no turn before every node that takes part holds the release.
 //   - one-build: where one node builds for all, all get turns to the same files.
+//   - command-once, command-after-prepared, command-first: a release command runs
+//     once in a rollout, and again only if a person asks for it; when every node
+//     that takes part holds the release, and before the first turn.
 //   - finished-proved: what ends well serves the right release everywhere, by the
 //     newest reports, or names where it does not.
 //   - rejoin-unproved: nothing rejoins on what was not found healthy.

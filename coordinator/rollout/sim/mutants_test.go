@@ -66,6 +66,10 @@ var mutants = []struct {
 	{"an archive that the coordinator lost is asked for", []edit{{"once.go", `rel.Digest != "" && slices.Contains(a.Archives, rel.Digest):`, `rel.Digest != "":`}}},
 	{"a node that could not build is chosen again", []edit{{"once.go", "\tr.Unfit = append(r.Unfit, p.Node)\n", ""}}},
 	{"differing builds are deployed, although they are refused", []edit{{"once.go", "case !a.Policy.RefuseSkew || r.Kind == Rollback:", "case true:"}}},
+	{"a release command that failed is taken for one that went well", []edit{{"command.go", "\tcase f.OK:\n", "\tcase f.OK || f.Fault == ReleaseFault:\n"}}},
+	{"a release command that was lost is given to another node", []edit{{"command.go", "m.commandUnknown(a, node+\" was lost, and it may still run there\")", "r.Command = nil"}}},
+	{"a release command whose end is unknown is run again when resumed", []edit{{"command.go", "m.pauseForCommand(a) // also when it was merely resumed", "r.Command = nil"}}},
+	{"turns are given while the release command runs", []edit{{"prepare.go", "if !m.settleCommand(a) {", "if !m.settleCommand(a) && r.Command == nil {"}}},
 	{"a rollout ends unrecorded", []edit{{"step.go", "m.gone = append(m.gone, m.Changed(r))", ""}}},
 }
 

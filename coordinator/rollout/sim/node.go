@@ -20,8 +20,9 @@ type node struct {
 	wiped   time.Duration // when its disk was last replaced, 0: never
 	lastTil time.Duration // it asks to be last
 	agent   *agent
-	disks   []*disk   // of each app
-	targets []*target // app by app, and instance by instance
+	disks   []*disk    // of each app
+	targets []*target  // app by app, and instance by instance
+	procs   []*process // the release command of each app
 }
 
 // target is one instance of an app, and how it stands in its balancer.
@@ -59,6 +60,7 @@ func newNode(w *world, i int) *node {
 			})
 		}
 	}
+	n.procs = make([]*process, w.plan.Apps)
 	n.agent = newAgent(n)
 	return n
 }
@@ -170,6 +172,7 @@ func (d *disk) put(id rollout.ReleaseID, digest string) {
 func (n *node) powerOff() {
 	n.powered = false
 	n.agent.crash()
+	clear(n.procs)
 	for _, t := range n.targets {
 		t.stop()
 	}

@@ -16,7 +16,7 @@ func (w *world) apply(o Op) {
 	switch o.Kind {
 	case OpPush:
 		c := w.newCommit(o.App, w.head[o.App], o.Bad, o.On)
-		c.vary = o.Vary
+		c.vary, c.command = o.Vary, o.Command
 		w.push(o.App, c)
 	case OpForcePush:
 		parent := w.head[o.App]
@@ -24,7 +24,7 @@ func (w *world) apply(o Op) {
 			parent = parent.parent
 		}
 		c := w.newCommit(o.App, parent, o.Bad, o.On)
-		c.vary = o.Vary
+		c.vary, c.command = o.Vary, o.Command
 		w.push(o.App, c)
 	case OpOldPush, OpDeploy:
 		c := w.head[o.App]
@@ -103,8 +103,6 @@ func (w *world) apply(o Op) {
 	}
 }
 
-func (w *world) request(ev rollout.Event) { _ = w.co.handle(ev) }
-
 // setNode adds a node to the configuration or takes it out.
 func (w *world) setNode(i int, in bool) {
 	c := w.co
@@ -176,7 +174,7 @@ func (c *coordinator) seen(app int) {
 // deploy asks for a commit, as the runner does: with what it found out of git.
 func (c *coordinator) deploy(app int, want *commit, automatic bool) (error, bool) {
 	ev := rollout.DeployRequested{
-		At: c.w.time(), App: appName(app), Release: rollout.Release{ID: want.id, SHA: want.sha, Subject: "made"},
+		At: c.w.time(), App: appName(app), Release: rollout.Release{ID: want.id, SHA: want.sha, Subject: "made", Command: want.takes()},
 		By: "ann", Automatic: automatic,
 	}
 	a := c.state.App(ev.App)

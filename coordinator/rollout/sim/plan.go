@@ -21,6 +21,7 @@ type Plan struct {
 	BuildOnce      bool
 	Builder        int // the node that builds for all; -1: the first that can
 	RefuseSkew     bool
+	Attach         bool // a release command outlives the agent's process
 	// Chances out of 1000, while faults last.
 	Loss, Repeat, Late int
 	Ops                []Op
@@ -67,18 +68,19 @@ const (
 
 // Op is one operation of a plan.
 type Op struct {
-	At   time.Duration
-	Kind OpKind
-	Node int
-	App  int
-	Inst int           // which instance
-	For  time.Duration // how long the fault lasts
-	Back int           // how many commits before the head
-	Bad  badness       // of a pushed commit
-	Vary bool          // every build of it makes other files
-	On   uint          // the nodes on which it is bad, as a bit set
-	Step step          // at which the agent crashes
-	Late bool          // crash after the action instead of before it
+	At      time.Duration
+	Kind    OpKind
+	Node    int
+	App     int
+	Inst    int           // which instance
+	For     time.Duration // how long the fault lasts
+	Back    int           // how many commits before the head
+	Bad     badness       // of a pushed commit
+	Vary    bool          // every build of it makes other files
+	Command bool          // it has a release command
+	On      uint          // the nodes on which it is bad, as a bit set
+	Step    step          // at which the agent crashes
+	Late    bool          // crash after the action instead of before it
 }
 
 // badness is what is wrong with a commit.
@@ -87,6 +89,7 @@ type badness string
 const (
 	good       badness = ""
 	noBuild    badness = "does-not-build"
+	noCommand  badness = "its-command-fails"
 	noStart    badness = "does-not-start"
 	unhealthy  badness = "never-healthy"
 	failsSoak  badness = "fails-in-soak"
@@ -135,6 +138,17 @@ func NewPlan(seed uint64) Plan {
 	if r.IntN(2) == 0 {
 		for range 1 + r.IntN(3) {
 			p.Ops = append(p.Ops, Op{At: p.randomTime(r), Kind: OpLast, Node: r.IntN(p.Nodes), For: time.Duration(20+r.IntN(300)) * time.Second})
+		}
+	}
+	r = rand.New(rand.NewPCG(seed, 0xc0de))
+	p.Attach = r.IntN(2) == 0
+	if r.IntN(2) == 0 {
+		for i := range p.Ops {
+			if o := &p.Ops[i]; o.Kind == OpPush || o.Kind == OpForcePush {
+				if o.Command = r.IntN(3) > 0; o.Command && o.Bad == good && r.IntN(5) == 0 {
+					o.Bad, o.On = noCommand, uint(1<<p.Nodes-1)
+				}
+			}
 		}
 	}
 	slices.SortStableFunc(p.Ops, func(a, b Op) int { return int(a.At - b.At) })
@@ -229,6 +243,9 @@ func (o Op) String() string {
 		}
 		if o.Vary {
 			s += ", whose builds differ"
+		}
+		if o.Command {
+			s += ", with a release command"
 		}
 	case OpOldPush, OpDeploy:
 		s += fmt.Sprintf(" %s, %d commits back", appName(o.App), o.Back)

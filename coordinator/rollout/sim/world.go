@@ -58,6 +58,16 @@ type commit struct {
 	on     uint
 	vary   bool
 	builds int
+	// command: it has a release command.
+	command bool
+}
+
+// takes is how long its release command may take.
+func (c *commit) takes() time.Duration {
+	if c.command {
+		return time.Minute
+	}
+	return 0
 }
 
 // build makes the digest of a build of the commit.
