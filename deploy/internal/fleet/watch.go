@@ -70,35 +70,35 @@ func (r *Rotation) look(ctx context.Context, f *Fleet) error {
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			break // a look that was broken off shows nothing
+		if err == nil { // a look that was broken off shows nothing
+			r.note(f.Nodes, at, in, since)
 		}
-		out := 0
-		for _, name := range f.Nodes {
-			began, was := since[name]
-			switch {
-			case !in[name] && !was:
-				since[name] = at
-				r.Turns = append(r.Turns, Turn{at, name, true})
-				if r.First.IsZero() {
-					r.First = at
-				}
-			case in[name] && was:
-				r.Spans[name] = append(r.Spans[name], at.Sub(began))
-				r.Turns = append(r.Turns, Turn{at, name, false})
-				delete(since, name)
-			}
-			if !in[name] {
-				out++
-			}
-		}
-		r.Most = max(r.Most, out)
 		select {
 		case <-ctx.Done():
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 	return nil
+}
+
+// note adds one look. Since are the nodes that are out, and since when.
+func (r *Rotation) note(nodes []string, at time.Time, in map[string]bool, since map[string]time.Time) {
+	for _, name := range nodes {
+		began, was := since[name]
+		switch {
+		case !in[name] && !was:
+			since[name] = at
+			r.Turns = append(r.Turns, Turn{at, name, true})
+			if r.First.IsZero() {
+				r.First = at
+			}
+		case in[name] && was:
+			r.Spans[name] = append(r.Spans[name], at.Sub(began))
+			r.Turns = append(r.Turns, Turn{at, name, false})
+			delete(since, name)
+		}
+	}
+	r.Most = max(r.Most, len(since))
 }
 
 // Wait returns once watching has ended; only then may the fields be read.
