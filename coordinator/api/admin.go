@@ -79,8 +79,11 @@ type AppStatus struct {
 	Release *ReleaseRef `json:"release,omitempty"` // that every target should run; absent before the first rollout
 	Since   *time.Time  `json:"since,omitempty"`
 	// Converged: every target is proved on Release and in rotation.
-	Converged bool           `json:"converged"`
-	Skew      string         `json:"skew"` // one sentence: "3 of 3 targets on 3f2a91c", or what differs
+	Converged bool   `json:"converged"`
+	Skew      string `json:"skew"` // one sentence: "3 of 3 targets on 3f2a91c", or what differs
+	// BuildSkew tells, of Release, which nodes hold which build of it, when they
+	// hold different ones.
+	BuildSkew string         `json:"build_skew,omitempty"`
 	Live      *Rollout       `json:"live,omitempty"`
 	Waiting   *Rollout       `json:"waiting,omitempty"`
 	Hold      *Hold          `json:"hold,omitempty"`

@@ -161,6 +161,7 @@ func (v *view) status() api.AppStatus {
 		}
 	}
 	st.Skew = v.skew()
+	st.BuildSkew = v.state.BuildSkew(a.Name, a.Current)
 	return st
 }
 
