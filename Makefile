@@ -91,6 +91,8 @@ bench: packages build
 	$(BUILD)/bench
 	go build -o $(BUILD)/bench-source ./agent/internal/source/bench
 	$(BUILD)/bench-source -cache $(BUILD)
+	go build -o $(BUILD)/bench-archive ./coordinator/internal/depot/bench
+	$(BUILD)/bench-archive
 
 .PHONY: fuzz
 fuzz:

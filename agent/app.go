@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -30,6 +31,8 @@ type app struct {
 	turn      *current        // in progress
 	preparing *attempt        // in progress
 	observers map[string]*observer
+	edited    map[string]string // a file that was changed, by release
+	compared  time.Time         // when the releases were looked at for that
 }
 
 // current is the turn in progress.
@@ -173,6 +176,7 @@ func (p *app) report() (api.AppReport, bool) {
 		p.log.Error("cannot tell which releases are present", "error", err)
 	} else if len(present) > 0 {
 		r.Present, r.Digests = present, p.digests(present)
+		r.Edited = maps.Clone(p.edited)
 	}
 	r.Prepare = p.prepareReport(d)
 	r.Balancer = p.balancerReport(d.Assignment.Targets)

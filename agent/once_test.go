@@ -106,6 +106,25 @@ func TestEditedReleaseIsNotShared(t *testing.T) {
 	}
 }
 
+// TestEditedReleaseIsNamed is of an edit by hand that an agent finds when it looks.
+func TestEditedReleaseIsNamed(t *testing.T) {
+	t.Parallel()
+	s := newSmall(t)
+	s.start(t)
+	r := s.repo.release(map[string]string{"app.conf": "right"})
+	s.prepare(r, 1)
+	s.c.awaitPresent(t, hello, r.ID)
+	s.stop()
+	if err := os.WriteFile(filepath.Join(s.cfg.Apps, hello, "releases", r.ID, "log"), []byte("its own"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(s.cfg.Apps, hello, "releases", r.ID, "app.conf")); err != nil {
+		t.Fatal(err)
+	}
+	s.start(t)
+	s.c.awaitApp(t, hello, "the edit is named", func(a api.AppReport) bool { return a.Edited[r.ID] == "app.conf" })
+}
+
 // pair is a coordinator with two agents.
 type pair struct {
 	t     *testing.T

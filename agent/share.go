@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/agent/internal/release"
@@ -182,6 +184,37 @@ func (p *app) runs(id string) bool {
 		}
 	}
 	return false
+}
+
+// editsEvery is how often releases are compared with what was built.
+const editsEvery = 5 * time.Minute
+
+// lookForEdits finds releases that were edited by hand, and reports them.
+func (p *app) lookForEdits() {
+	if time.Since(p.compared) < editsEvery {
+		return
+	}
+	p.compared = time.Now()
+	present, err := p.store.Present()
+	found := map[string]string{}
+	for _, id := range present {
+		path, e := p.store.Edited(id)
+		if path != "" {
+			found[id] = path
+		}
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		p.log.Warn("cannot compare the releases with what was built", "error", err)
+	}
+	p.mu.Lock()
+	changed := !maps.Equal(found, p.edited)
+	p.edited = found
+	p.mu.Unlock()
+	if changed {
+		p.log.Warn("releases were edited after they were built", "files", found)
+		p.a.notify()
+	}
 }
 
 // digests are those of the releases, as far as they are known.

@@ -33,6 +33,7 @@ func (p *app) activateLoop() {
 			continue
 		}
 		p.prune()
+		p.lookForEdits()
 		wait := p.observe()
 		timer := time.NewTimer(wait)
 		select {

@@ -90,6 +90,9 @@ func printAppStatus(w io.Writer, now time.Time, a api.AppStatus) {
 	}
 	fmt.Fprintf(w, "%s  %s\n", a.App, verdict)
 	facts := [][]string{{"release", targetRelease(now, a)}, {"pool", orUnknown(a.Pool)}, {"skew", orUnknown(a.Skew)}}
+	if a.BuildSkew != "" {
+		facts = append(facts, []string{"builds differ", a.BuildSkew})
+	}
 	if r := a.Live; r != nil {
 		facts = append(facts, []string{"rollout", rolloutLine(*r) + "; follow it with: deployctl show --follow " + r.ID})
 	}

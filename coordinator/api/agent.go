@@ -64,6 +64,9 @@ type AppReport struct {
 	// Digests tells of each release on disk which files it consists of (see
 	// [Prepare.Archive]). One whose digest is not known yet has none.
 	Digests map[string]string `json:"digests,omitempty"`
+	// Edited names, of releases that were changed after they were built, one file
+	// that was.
+	Edited map[string]string `json:"edited,omitempty"`
 	// Balancer is what the agent last learned of the app's balancer, if it speaks
 	// to it itself.
 	Balancer *BalancerReport `json:"balancer,omitempty"`

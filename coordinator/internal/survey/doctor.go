@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
+	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
@@ -27,6 +30,7 @@ const (
 	areaBalancer      = "balancer"
 	areaCapacity      = "capacity"
 	areaTimeouts      = "timeouts"
+	areaBuilds        = "builds"
 )
 
 // checks collects what is found about one area.
@@ -43,9 +47,9 @@ func (c *checks) add(result api.CheckResult, subject, format string, args ...any
 func (s *Survey) Doctor(ctx context.Context) api.Doctor {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	parts := make([][]api.DoctorCheck, 4)
+	parts := make([][]api.DoctorCheck, 5)
 	var wg sync.WaitGroup
-	for i, look := range []func(context.Context) []api.DoctorCheck{s.configuration, s.repositories, s.nodes, s.balancers} {
+	for i, look := range []func(context.Context) []api.DoctorCheck{s.configuration, s.repositories, s.nodes, s.builds, s.balancers} {
 		wg.Go(func() { parts[i] = look(ctx) })
 	}
 	wg.Wait()
@@ -195,6 +199,35 @@ func (s *Survey) sandboxes() []api.DoctorCheck {
 			c.add(api.CheckWarning, n.Name, "builds run as %s in units of systemd%s", b.User, loose)
 		default:
 			c.add(api.CheckOK, n.Name, "builds run as %s in units of systemd, and every limit holds", b.User)
+		}
+	}
+	return c.list
+}
+
+// builds compares what the nodes have built of the current releases.
+func (s *Survey) builds(context.Context) []api.DoctorCheck {
+	c := checks{area: areaBuilds}
+	for _, a := range s.cfg.Fleet.Apps {
+		state, ok := s.cfg.Engine.View(a.Name)
+		if !ok {
+			continue
+		}
+		current := rollout.ReleaseID("")
+		if app := state.App(a.Name); app != nil {
+			current = app.Current
+		}
+		if text := state.BuildSkew(a.Name, current); text != "" {
+			c.add(api.CheckWarning, a.Name, "its nodes hold different builds of the current release: %s; write build_on: first, or make the build repeatable", text)
+		}
+		for _, n := range a.Nodes {
+			for _, r := range s.cfg.Engine.Contact(n).Apps {
+				if r.App != a.Name {
+					continue
+				}
+				for _, id := range slices.Sorted(maps.Keys(r.Edited)) {
+					c.add(api.CheckWarning, a.Name+" on "+n, "release %s was edited after it was built: %s is not what it was; put it back, or deploy another release and remove its directory", id, r.Edited[id])
+				}
+			}
 		}
 	}
 	return c.list
