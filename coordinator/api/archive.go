@@ -15,7 +15,7 @@ import (
 const (
 	// ArchivePiece is how much of an archive travels in one call: little enough
 	// to be sent again when a connection breaks, and for others to get their turn.
-	ArchivePiece = 4 << 20
+	ArchivePiece = 2 << 20
 	// archivePatience is how long a transfer waits for a coordinator that cannot
 	// be reached.
 	archivePatience = 2 * time.Minute

@@ -26,9 +26,9 @@ import (
 
 const (
 	// small files are read and written by several goroutines at once, in memory.
-	small = 128 << 10
+	small = 64 << 10
 	// pending is how many small files may be in memory.
-	pending = 96
+	pending = 64
 	// frame is how much of the tar stream goes into one Zstandard frame.
 	frame = 1 << 20
 	// maxLinks bounds the symbolic links, which are kept in memory.

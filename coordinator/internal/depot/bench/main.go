@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,8 +21,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"encoding/json"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/depot"
@@ -50,13 +49,14 @@ func main() {
 
 func run() (err error) {
 	rounds := flag.Int("rounds", 3, "how often each is measured; the median counts")
+	scratch := flag.String("scratch", "", "`directory` to work in, on the file system to be measured")
 	flag.Parse()
 	for _, p := range []string{"tar", "zstd", "socat"} {
 		if _, err := exec.LookPath(p); err != nil {
 			return fmt.Errorf("%s is needed: %w", p, err)
 		}
 	}
-	dir, err := os.MkdirTemp("", "bench-archive")
+	dir, err := os.MkdirTemp(*scratch, "bench-archive")
 	if err != nil {
 		return err
 	}
@@ -67,13 +67,19 @@ func run() (err error) {
 	}
 	var ours, theirs []time.Duration
 	peak := map[string]int64{}
-	for range *rounds {
-		d, err := viaCoordinator(dir, tree, peak)
+	for i := range *rounds {
+		// Nothing is deleted between: a file system without a journal is slow at
+		// making files for minutes after many were removed.
+		work := filepath.Join(dir, strconv.Itoa(i))
+		if err := os.Mkdir(work, 0o755); err != nil {
+			return err
+		}
+		d, err := viaCoordinator(work, tree, peak)
 		if err != nil {
 			return err
 		}
 		ours = append(ours, d)
-		if d, err = viaPipe(dir, tree); err != nil {
+		if d, err = viaPipe(work, tree); err != nil {
 			return err
 		}
 		theirs = append(theirs, d)
@@ -126,8 +132,6 @@ func self(args ...string) *exec.Cmd {
 
 func viaCoordinator(dir, tree string, peak map[string]int64) (time.Duration, error) {
 	to, store := filepath.Join(dir, "to"), filepath.Join(dir, "store")
-	defer os.RemoveAll(to)
-	defer os.RemoveAll(store)
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return 0, err
 	}
@@ -168,8 +172,7 @@ func viaCoordinator(dir, tree string, peak map[string]int64) (time.Duration, err
 }
 
 func viaPipe(dir, tree string) (time.Duration, error) {
-	to := filepath.Join(dir, "to")
-	defer os.RemoveAll(to)
+	to := filepath.Join(dir, "piped")
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return 0, err
 	}
