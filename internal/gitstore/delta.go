@@ -28,20 +28,20 @@ func size7(b []byte) (n int64, rest []byte, err error) {
 	return 0, nil, corrupt("a delta is cut short")
 }
 
-// applyDelta returns what the delta makes of its base. The sizes are those that
-// begin it and instructions what follows.
-func applyDelta(base []byte, baseSize, resultSize int64, instructions []byte) ([]byte, error) {
+// applyDelta fills result with what a delta makes of its base. The size of the
+// base, that of the result, and the instructions are what the delta consists of.
+func applyDelta(result, base []byte, baseSize int64, instructions []byte) error {
 	if baseSize != int64(len(base)) {
-		return nil, corrupt("a delta is of another base")
+		return corrupt("a delta is of another base")
 	}
-	out := make([]byte, 0, resultSize)
+	out := result[:0:len(result)]
 	for p := instructions; len(p) > 0; {
 		op := p[0]
 		p = p[1:]
 		if op&0x80 == 0 {
 			n := int(op)
 			if n == 0 || n > len(p) || n > cap(out)-len(out) {
-				return nil, corrupt("a delta inserts more than there is")
+				return corrupt("a delta inserts more than there is")
 			}
 			out = append(out, p[:n]...)
 			p = p[n:]
@@ -51,7 +51,7 @@ func applyDelta(base []byte, baseSize, resultSize int64, instructions []byte) ([
 		for i := range 4 {
 			if op&(1<<i) != 0 {
 				if len(p) == 0 {
-					return nil, corrupt("a delta is cut short")
+					return corrupt("a delta is cut short")
 				}
 				from |= uint32(p[0]) << (8 * i)
 				p = p[1:]
@@ -60,7 +60,7 @@ func applyDelta(base []byte, baseSize, resultSize int64, instructions []byte) ([
 		for i := range 3 {
 			if op&(0x10<<i) != 0 {
 				if len(p) == 0 {
-					return nil, corrupt("a delta is cut short")
+					return corrupt("a delta is cut short")
 				}
 				n |= uint32(p[0]) << (8 * i)
 				p = p[1:]
@@ -70,14 +70,14 @@ func applyDelta(base []byte, baseSize, resultSize int64, instructions []byte) ([
 			n = 0x10000
 		}
 		if int64(from)+int64(n) > int64(len(base)) || int(n) > cap(out)-len(out) {
-			return nil, corrupt("a delta copies from beyond its base")
+			return corrupt("a delta copies from beyond its base")
 		}
 		out = append(out, base[from:from+n]...)
 	}
-	if int64(len(out)) != resultSize {
-		return nil, corrupt("a delta makes less than it says")
+	if len(out) != len(result) {
+		return corrupt("a delta makes less than it says")
 	}
-	return out, nil
+	return nil
 }
 
 // streamDelta is applyDelta for what is too large for memory. It returns the

@@ -369,6 +369,17 @@ func (f *inflater) block(r *bitReader, out []byte, done int) (int, error) {
 			}
 		}
 		a := literals.fast[bits&(1<<fastBits-1)]
+		// Literals follow one another, and are short: as many as there are bits for.
+		for a.kind() == isLiteral && n >= 48-fastBits && done < len(out) {
+			out[done] = byte(a.value())
+			done++
+			bits >>= a.bits() & 63
+			n -= a.bits()
+			a = literals.fast[bits&(1<<fastBits-1)]
+		}
+		if n < 48 && len(in)-at >= 8 {
+			continue // for the bits
+		}
 		if a.kind() == isLong {
 			a = literals.long(bits)
 		}
@@ -412,15 +423,21 @@ func (f *inflater) block(r *bitReader, out []byte, done int) (int, error) {
 		if a.kind() != isBase || distance > done || length > len(out)-done {
 			return done, errDeflate
 		}
-		to := out[done : done+length]
-		if distance >= length {
-			copy(to, out[done-distance:])
-		} else {
-			for i, b := range out[done-distance : done-distance+length] {
-				to[i] = b
+		from, end := done-distance, done+length
+		switch {
+		case distance >= 8 && len(out)-end >= 8:
+			// Most copies are short. What is written too much is written over later.
+			for ; done < end; done, from = done+8, from+8 {
+				binary.LittleEndian.PutUint64(out[done:], binary.LittleEndian.Uint64(out[from:]))
+			}
+		case distance >= length:
+			copy(out[done:end], out[from:])
+		default:
+			for ; done < end; done, from = done+1, from+1 {
+				out[done] = out[from]
 			}
 		}
-		done += length
+		done = end
 	}
 	r.at, r.bits, r.n = at, bits, n
 	return done, nil

@@ -171,19 +171,30 @@ func readError(err error) error {
 
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
+// sized takes a buffer from the pool and makes it n bytes long. Who takes it may
+// give it back or let it go.
+func sized(n int64) *[]byte {
+	buf := buffers.Get().(*[]byte)
+	if *buf == nil {
+		*buf = make([]byte, 0, 16<<10) // also what is empty is not nil
+	}
+	*buf = slices.Grow((*buf)[:0], int(n))[:n]
+	return buf
+}
+
 // load returns the content of an object that is small, as it is in the pack: of a
 // delta the delta. When it is not small, content is nil.
-func (p *pack) load(at int64) (r raw, content []byte, err error) {
+func (p *pack) load(at int64) (r raw, content *[]byte, err error) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	r, in, err := p.look(at, buf)
 	if err != nil || in == nil || r.size > small {
 		return r, nil, err
 	}
-	content = make([]byte, r.size)
+	content = sized(r.size)
 	f := inflaters.Get().(*inflater)
 	defer inflaters.Put(f)
-	if _, err := f.inflate(content, in); err != nil {
+	if _, err := f.inflate(*content, in); err != nil {
 		if errors.Is(err, errShort) {
 			err = corrupt("%v", err)
 		}

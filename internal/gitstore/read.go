@@ -2,7 +2,6 @@ package gitstore
 
 import (
 	"bufio"
-	"bytes"
 	"container/list"
 	"errors"
 	"fmt"
@@ -19,10 +18,16 @@ type Content struct {
 	large io.Reader // of another
 	file  *os.File  // that large reads from, if it is ours
 	hash  Hash      // that it must have
+	buf   *[]byte   // that bytes are in, if they are nobody else's
 }
 
-// Close frees what it holds.
+// Close frees what it holds. What [Content.Bytes] returned is not to be used any
+// more.
 func (c *Content) Close() {
+	if c.buf != nil {
+		buffers.Put(c.buf)
+		c.buf, c.bytes = nil, nil
+	}
 	if c.file != nil {
 		c.file.Close()
 	}
@@ -88,7 +93,7 @@ var errLarge = errors.New("large")
 func (v *reader) inMemory(at place) (*Content, error) {
 	type step struct {
 		at    place
-		delta []byte
+		delta *[]byte
 	}
 	var steps []step
 	var base *Content
@@ -105,7 +110,7 @@ func (v *reader) inMemory(at place) (*Content, error) {
 			return nil, errLarge
 		}
 		if !r.kind.isDelta() {
-			base = &Content{Kind: r.kind, Size: r.size, bytes: content}
+			base = &Content{Kind: r.kind, Size: r.size, bytes: *content, buf: content}
 			break
 		}
 		if len(steps) > maxChain {
@@ -115,22 +120,30 @@ func (v *reader) inMemory(at place) (*Content, error) {
 		at = r.base
 	}
 	if at != top {
+		base.buf = nil // others will read it too
 		v.bases.put(at, base)
 	}
 	for i := len(steps) - 1; i >= 0; i-- {
-		baseSize, size, instructions, err := deltaSizes(steps[i].delta)
+		baseSize, size, instructions, err := deltaSizes(*steps[i].delta)
 		if err != nil {
 			return nil, err
 		}
 		if size > small {
 			return nil, errLarge
 		}
-		content, err := applyDelta(base.bytes, baseSize, size, instructions)
-		if err != nil {
+		out := new([]byte)
+		if i == 0 {
+			out = sized(size)
+		} else {
+			*out = make([]byte, size)
+		}
+		if err := applyDelta(*out, base.bytes, baseSize, instructions); err != nil {
 			return nil, err
 		}
-		base = &Content{Kind: base.Kind, Size: size, bytes: content}
+		buffers.Put(steps[i].delta)
+		base = &Content{Kind: base.Kind, Size: size, bytes: *out, buf: out}
 		if i > 0 {
+			base.buf = nil
 			v.bases.put(steps[i].at, base)
 		}
 	}
@@ -261,14 +274,4 @@ func (c *Content) verify(h Hash) error {
 		return corrupt("object %s: the content does not match", h)
 	}
 	return nil
-}
-
-// all returns the content in memory.
-func (c *Content) all() ([]byte, error) {
-	if c.bytes != nil {
-		return c.bytes, nil
-	}
-	var b bytes.Buffer
-	_, err := c.WriteTo(&b)
-	return b.Bytes(), err
 }

@@ -1,6 +1,7 @@
 package gitstore
 
 import (
+	"bytes"
 	"crypto/sha1"
 	"errors"
 	"fmt"
@@ -234,7 +235,12 @@ func (v *View) ReadAll(h Hash, k Kind, limit int64) ([]byte, error) {
 	if c.Size > limit {
 		return nil, fmt.Errorf("%w: %s %s has %d bytes, more than the %d that are supported", ErrTooLarge, k, h, c.Size, limit)
 	}
-	return c.all()
+	if c.bytes != nil {
+		return bytes.Clone(c.bytes), nil
+	}
+	var b bytes.Buffer
+	_, err = c.WriteTo(&b)
+	return b.Bytes(), err
 }
 
 // ErrKind tells that an object is not of the kind that was asked for.

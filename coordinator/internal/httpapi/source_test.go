@@ -1,0 +1,126 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/httpapi"
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
+	"github.com/lockstep-deploy/lockstep/internal/gitstore"
+	"github.com/lockstep-deploy/lockstep/internal/snapshot"
+)
+
+// sender sends one real commit whichever is asked for, and remembers which was.
+type sender struct {
+	repo  *snapshot.Repo
+	real  string
+	asked []string
+	err   error
+}
+
+func (s *sender) Send(ctx context.Context, app, sha string, haves []string) (*snapshot.Sending, error) {
+	s.asked = append(s.asked, app+" "+sha+" "+strings.Join(haves, ","))
+	if s.err != nil {
+		return nil, s.err
+	}
+	return s.repo.Send(ctx, s.real, haves)
+}
+
+func TestAgentsGetTheCommitsOfTheirReleases(t *testing.T) {
+	if _, err := exec.LookPath("git"); err != nil {
+		t.Skip("git is not installed")
+	}
+	dir := t.TempDir()
+	git := func(args ...string) string {
+		cmd := exec.Command("git", args...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "HOME="+dir, "GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@b")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	git("init", "-q", "-b", "main")
+	git("commit", "-q", "--allow-empty", "-m", "change")
+	remote, err := gitremote.Parse(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo, err := snapshot.Open(filepath.Join(t.TempDir(), "commits"), snapshot.Git(remote))
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := &sender{repo: repo, real: git("rev-parse", "HEAD")}
+	s := newStage(t)
+	s.restart(func(c *httpapi.Config) { c.Sources = src })
+	if _, err := s.admin.Deploy(t.Context(), "hello", api.DeployRequest{By: "ann"}); err != nil {
+		t.Fatal(err)
+	}
+	id := sha("a")[:12] + "-111111"
+	web1 := s.client("token-of-web1")
+
+	body, err := web1.Source(t.Context(), "hello", id, []string{sha("b")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pack, err := io.ReadAll(body)
+	if err := errors.Join(err, body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	store, err := gitstore.Open(filepath.Join(t.TempDir(), "store"))
+	if err == nil {
+		err = store.Receive(bytes.NewReader(pack))
+	}
+	if err != nil {
+		t.Errorf("what was sent is no pack: %v", err)
+	}
+	if want := []string{"hello " + sha("a") + " " + sha("b")}; !slices.Equal(src.asked, want) {
+		t.Errorf("asked for %q, want %q", src.asked, want)
+	}
+
+	for _, c := range []struct {
+		name, token, app, release string
+		want                      api.ErrorKind
+	}{
+		{"a node without the app", "token-of-web3", "hello", id, api.ErrorForbidden},
+		{"another app", "token-of-web1", "other", id, api.ErrorForbidden},
+		{"no release", "token-of-web1", "hello", sha("b")[:12] + "-111111", api.ErrorNotFound},
+		{"a path", "token-of-web1", "hello", "../hello", api.ErrorNotFound},
+		{"no token of a node", adminToken, "hello", id, api.ErrorUnauthorized},
+	} {
+		_, err := s.client(c.token).Source(t.Context(), c.app, c.release, nil)
+		var e *api.Error
+		if !errors.As(err, &e) || e.Kind != c.want {
+			t.Errorf("%s: %v, want %s", c.name, err, c.want)
+		}
+	}
+	if len(src.asked) != 1 {
+		t.Errorf("refused requests came through: %q", src.asked)
+	}
+
+	for reason, kind := range map[string]error{
+		api.SourceDenied: gitremote.ErrDenied, api.SourceUnknownCommit: gitremote.ErrUnknownCommit, api.SourceHostKey: gitremote.ErrHostKey,
+	} {
+		src.err = &gitremote.Failure{Kind: kind, Err: errors.New("why")}
+		_, err := web1.Source(t.Context(), "hello", id, nil)
+		var e *api.Error
+		if !errors.As(err, &e) || e.Reason != reason || !strings.Contains(e.Text, "why") {
+			t.Errorf("%s: %v", reason, err)
+		}
+	}
+	src.err = httpapi.ErrNoSource
+	var e *api.Error
+	if _, err := web1.Source(t.Context(), "hello", id, nil); !errors.As(err, &e) || e.Kind != api.ErrorNotFound {
+		t.Errorf("no source: %v", err)
+	}
+}
