@@ -27,8 +27,11 @@ import (
 const (
 	// small files are read and written by several goroutines at once, in memory.
 	small = 64 << 10
-	// pending is how many small files may be in memory.
-	pending = 64
+	// batch is how many entries are handed from one goroutine to another at a time:
+	// on a machine that is busy, every hand-over costs a wait for a processor.
+	batch = 16
+	// pending is how many batches may wait.
+	pending = 3
 	// frame is how much of the tar stream goes into one Zstandard frame.
 	frame = 1 << 20
 	// maxLinks bounds the symbolic links, which are kept in memory.

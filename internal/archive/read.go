@@ -23,7 +23,6 @@ type item struct {
 	err    error
 
 	// Of a file: read ahead when it is small, else left for the one who writes.
-	ready chan struct{}
 	data  []byte
 	sum   [sha256.Size]byte
 	large bool
@@ -33,61 +32,84 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, small+1); return 
 
 // tree reads a directory.
 type tree struct {
-	dir   string
-	skip  func(path string) bool
-	items chan *item // in order
-	work  chan *item // small files to be read
+	dir     string
+	skip    func(path string) bool
+	batches chan *items // in order
+	work    chan *items // whose small files are to be read
+	next    *items
+}
+
+// items are some entries in order; their files are read when ready is closed.
+type items struct {
+	all   []*item
+	ready chan struct{}
 }
 
 // each gives every entry below dir, in order, to do; small files are read ahead.
 // The data of an item is gone once do returns.
 func each(ctx context.Context, dir string, skip func(string) bool, do func(*item) error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	t := &tree{dir: dir, skip: skip, items: make(chan *item, pending), work: make(chan *item, pending)}
+	t := &tree{dir: dir, skip: skip, batches: make(chan *items, pending), work: make(chan *items, pending)}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		defer close(t.items)
+		defer close(t.batches)
 		defer close(t.work)
 		if err := t.walk(ctx, ""); err != nil {
 			t.send(ctx, &item{err: err})
 		}
+		t.flush(ctx)
 	})
 	for range min(runtime.GOMAXPROCS(0), 4) {
 		wg.Go(func() {
-			for it := range t.work {
-				t.read(it)
-				close(it.ready)
+			for b := range t.work {
+				for _, it := range b.all {
+					if it.kind == kindFile && it.err == nil {
+						t.read(it)
+					}
+				}
+				close(b.ready)
 			}
 		})
 	}
 	defer wg.Wait()
 	defer cancel()
-	for it := range t.items {
-		if it.ready != nil {
-			<-it.ready
-		}
-		if it.err != nil {
-			return it.err
-		}
-		if err := do(it); err != nil {
-			return err
-		}
-		if it.data != nil {
-			b := it.data[:0]
-			buffers.Put(&b)
+	for b := range t.batches {
+		<-b.ready
+		for _, it := range b.all {
+			if it.err != nil {
+				return it.err
+			}
+			if err := do(it); err != nil {
+				return err
+			}
+			if it.data != nil {
+				b := it.data[:0]
+				buffers.Put(&b)
+			}
 		}
 	}
 	return context.Cause(ctx)
 }
 
 func (t *tree) send(ctx context.Context, it *item) {
-	select {
-	case t.items <- it:
-	case <-ctx.Done():
+	if t.next == nil {
+		t.next = &items{ready: make(chan struct{})}
+	}
+	if t.next.all = append(t.next.all, it); len(t.next.all) == batch {
+		t.flush(ctx)
+	}
+}
+
+func (t *tree) flush(ctx context.Context) {
+	b := t.next
+	t.next = nil
+	if b == nil {
 		return
 	}
-	if it.ready != nil {
-		t.work <- it // there is room: no more are pending than items
+	select {
+	case t.batches <- b:
+		t.work <- b
+	case <-ctx.Done():
 	}
 }
 
@@ -121,7 +143,7 @@ func (t *tree) walk(ctx context.Context, path string) error {
 			it.kind = kindLink
 			it.target, it.err = os.Readlink(t.place(it))
 		case 0:
-			it.kind, it.ready = kindFile, make(chan struct{})
+			it.kind = kindFile
 		default:
 			it.kind = kindOther
 		}

@@ -129,6 +129,7 @@ func unpack(ctx context.Context, r io.Reader, root *os.Root, lim Limits) (s Summ
 		err = errors.Join(err, root.Close())
 	}
 	if err != nil {
+		dec.Close() // it reads ahead, and ends with that
 		return s, judged(err, src.err)
 	}
 	return Summary{Digest: u.digest(), Files: u.files, Bytes: u.bytes}, nil
@@ -181,8 +182,9 @@ type unpacker struct {
 	last  string
 	stack []*folder // the directories above the last entry, from the root
 
-	order chan *output
-	work  chan *output
+	order chan *outputs
+	work  chan *outputs
+	next  *outputs
 	wg    sync.WaitGroup
 	done  chan struct{}
 	mu    sync.Mutex
@@ -207,41 +209,75 @@ type output struct {
 	kind  byte
 	path  string
 	in    *folder
-	data  []byte
+	data  []byte // of a small file, which is still to be written
+	small bool
 	sum   []byte
-	ready chan struct{} // nil: it is
+}
+
+// outputs are some entries in order; their small files are written when ready is
+// closed.
+type outputs struct {
+	all   []*output
+	ready chan struct{}
 }
 
 func newUnpacker(root *os.Root, lim Limits) *unpacker {
-	u := &unpacker{tally: newTally(), root: root, lim: lim, order: make(chan *output, pending), work: make(chan *output, pending), done: make(chan struct{})}
+	u := &unpacker{tally: newTally(), root: root, lim: lim, order: make(chan *outputs, pending), work: make(chan *outputs, pending), done: make(chan struct{})}
 	top := &folder{root: root}
 	top.refs.Store(1)
 	u.stack = []*folder{top}
 	for range min(runtime.GOMAXPROCS(0), 4) {
 		u.wg.Go(func() {
-			for o := range u.work {
-				sum := sha256.Sum256(o.data)
-				o.sum = sum[:]
-				if err := u.write(o); err != nil {
-					u.failed(err)
+			for these := range u.work {
+				for _, o := range these.all {
+					if o.small {
+						u.finishSmall(o)
+					}
 				}
-				o.in.release()
-				b := o.data[:0]
-				buffers.Put(&b)
-				close(o.ready)
+				close(these.ready)
 			}
 		})
 	}
 	go func() {
 		defer close(u.done)
-		for o := range u.order {
-			if o.ready != nil {
-				<-o.ready
+		for these := range u.order {
+			<-these.ready
+			for _, o := range these.all {
+				u.add(o.kind, o.path, o.sum)
 			}
-			u.add(o.kind, o.path, o.sum)
 		}
 	}()
 	return u
+}
+
+// send hands an entry on, in a batch with others.
+func (u *unpacker) send(o *output) {
+	if u.next == nil {
+		u.next = &outputs{ready: make(chan struct{})}
+	}
+	if u.next.all = append(u.next.all, o); len(u.next.all) == batch {
+		u.flush()
+	}
+}
+
+func (u *unpacker) flush() {
+	if u.next != nil {
+		u.order <- u.next
+		u.work <- u.next
+		u.next = nil
+	}
+}
+
+func (u *unpacker) finishSmall(o *output) {
+	sum := sha256.Sum256(o.data)
+	o.sum = sum[:]
+	if err := u.write(o); err != nil {
+		u.failed(err)
+	}
+	o.in.release()
+	b := o.data[:0]
+	o.data = nil
+	buffers.Put(&b)
 }
 
 func (u *unpacker) failed(err error) {
@@ -260,6 +296,7 @@ func (u *unpacker) failure() error {
 
 // finish waits for what is on its way.
 func (u *unpacker) finish() error {
+	u.flush()
 	close(u.work)
 	u.wg.Wait()
 	close(u.order)
@@ -319,7 +356,7 @@ func (u *unpacker) entry(h *tar.Header, tr *tar.Reader, buf []byte) error {
 			return bad(path, fmt.Sprintf("is beyond the %d symbolic links that are supported", maxLinks))
 		}
 		u.tally.links[path] = h.Linkname
-		u.order <- &output{kind: kindLink, path: path, sum: []byte(h.Linkname)}
+		u.send(&output{kind: kindLink, path: path, sum: []byte(h.Linkname)})
 		return nil
 	case tar.TypeReg:
 	default:
@@ -341,10 +378,9 @@ func (u *unpacker) entry(h *tar.Header, tr *tar.Reader, buf []byte) error {
 	if _, err := io.ReadFull(tr, data); err != nil {
 		return err
 	}
-	o.data, o.ready = data, make(chan struct{})
+	o.data, o.small = data, true
 	in.refs.Add(1)
-	u.order <- o
-	u.work <- o
+	u.send(o)
 	return nil
 }
 
@@ -399,7 +435,7 @@ func (u *unpacker) dir(path string, in *folder) error {
 		}
 	}
 	u.stack = append(u.stack, f)
-	u.order <- &output{kind: kindDir, path: path}
+	u.send(&output{kind: kindDir, path: path})
 	return nil
 }
 
@@ -443,7 +479,7 @@ func (u *unpacker) large(o *output, r io.Reader, buf []byte) error {
 		return err
 	}
 	o.sum = sum.Sum(nil)
-	u.order <- o
+	u.send(o)
 	return nil
 }
 
