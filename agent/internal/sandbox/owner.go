@@ -111,14 +111,10 @@ func (o *owner) takeBack() error {
 	return all
 }
 
-// chownTree gives dir and what is in it to a user. Links are not followed, and
-// other file systems not entered. With shut, nobody but the new owner may write
+// chownTree gives dir and what is in it to a user. Links are not followed; nobody
+// who runs as another user than root can have mounted anything there. With shut, nobody but the new owner may write
 // to it any more, and no file lends its owner's rights to who executes it.
 func chownTree(dir string, uid, gid int, shut bool) error {
-	var top unix.Stat_t
-	if err := unix.Lstat(dir, &top); err != nil {
-		return fmt.Errorf("cannot change the owner of %s: %w", dir, err)
-	}
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -126,9 +122,6 @@ func chownTree(dir string, uid, gid int, shut bool) error {
 		var st unix.Stat_t
 		if err := unix.Lstat(path, &st); err != nil {
 			return err
-		}
-		if st.Dev != top.Dev {
-			return fs.SkipDir
 		}
 		if int(st.Uid) != uid || int(st.Gid) != gid {
 			if err := os.Lchown(path, uid, gid); err != nil {

@@ -18,10 +18,12 @@ import (
 // It outlives a SIGTERM to all of them, for it then still has to tell how the
 // command ended that it waits for. Its own exit status is 0 whatever they do: a
 // unit that did not fail keeps what it printed for the agent to come.
-const script = `exec 3>&2 2>&1
+const (
+	script = `exec 3>&2 2>&1
 stopped=
 trap stopped=1 TERM
-for c do
+`
+	loop = `for c do
 	printf '$ %s\n' "$c"
 	/bin/sh -c "$c" 3>&-
 	s=$?
@@ -29,6 +31,7 @@ for c do
 	[ "$s$stopped" = 0 ] || exit 0
 done
 `
+)
 
 // only drops all variables whose names are not in the first argument, between
 // blanks: a service manager adds its own.
@@ -40,7 +43,7 @@ shift
 
 // argv is what runs the commands with the environment that it is given.
 func (j Job) argv() []string {
-	return append([]string{"/bin/sh", "-c", script, "sh"}, j.Commands...)
+	return append([]string{"/bin/sh", "-c", script + loop, "sh"}, j.Commands...)
 }
 
 // argvOnly is what runs the commands with no more than their own environment.
@@ -50,7 +53,7 @@ func (j Job) argvOnly() []string {
 		name, _, _ := strings.Cut(kv, "=")
 		names += name + " "
 	}
-	return append([]string{"/bin/sh", "-c", only + script, "sh", names}, j.Commands...)
+	return append([]string{"/bin/sh", "-c", script + only + loop, "sh", names}, j.Commands...)
 }
 
 // statuses reads what the script wrote, as far as it is whole.

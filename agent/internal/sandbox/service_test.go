@@ -110,7 +110,11 @@ func TestAnAgentThatStopsLeavesItsJobToTheNext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	rd, wr := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, long(dir), wr) }()
+	go func() {
+		err := s.Run(ctx, long(dir), wr)
+		done <- err
+		wr.CloseWithError(err)
+	}()
 	awaitLine(t, rd, "begun")
 	cancel(sandbox.ErrLeave)
 	go func() { _, _ = io.Copy(io.Discard, rd) }()
@@ -287,9 +291,50 @@ func TestAJobGainsNoPrivilegesAndYields(t *testing.T) {
 	})
 }
 
+// What a build made is the agent's in the end, and nobody else can change it; its
+// cache stays its user's, and the next build finds it.
+func TestAReleaseBelongsToTheAgentInTheEnd(t *testing.T) {
+	each(t, func(t *testing.T, s *sandbox.Sandbox) {
+		cache := filepath.Join(t.TempDir(), "cache", "app")
+		for n := 1; n <= 2; n++ {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "checked-out"), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			err := run(s, t.Context(), sandbox.Job{
+				Dir: dir, Cache: cache,
+				Commands: []string{
+					`id -u; echo more >> checked-out; mkdir -p d; echo x > d/f; chmod 0777 d d/f; cp /bin/true suid; chmod 4755 suid; ln -s /etc/passwd link`,
+					fmt.Sprintf(`echo x >> "$HOME/n"; test $(wc -l < "$HOME/n") = %d`, n),
+				},
+			}, &out)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out.String())
+			}
+			if dynamic := strings.Contains(t.Name(), "machine"); os.Getuid() == 0 && dynamic == strings.Contains(out.String(), "\n0\n") {
+				t.Errorf("it ran as the wrong user:\n%s", out.String())
+			}
+			for _, name := range []string{".", "checked-out", "d", "d/f", "suid", "link"} {
+				fi, err := os.Lstat(filepath.Join(dir, name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if st := fi.Sys().(*syscall.Stat_t); int(st.Uid) != os.Getuid() {
+					t.Errorf("%s belongs to %d", name, st.Uid)
+				}
+				if fi.Mode()&fs.ModeSymlink == 0 && strings.Contains(t.Name(), "machine") && fi.Mode()&(fs.ModeSetuid|0o022) != 0 {
+					t.Errorf("%s has mode %s", name, fi.Mode())
+				}
+			}
+		}
+	})
+}
+
 func TestTheTrialTellsWhatHolds(t *testing.T) {
 	each(t, func(t *testing.T, s *sandbox.Sandbox) {
 		got := s.Check(t.Context(), sandbox.Dynamic)
+		t.Logf("%+v", got)
 		if got.Problem != "" || got.User == "" {
 			t.Errorf("the trial found %+v", got)
 		}
