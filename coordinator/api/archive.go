@@ -197,16 +197,16 @@ func (c *Client) archivePiece(ctx context.Context, app, digest string, offset in
 		method: http.MethodGet, path: archivePath(digest, ""), query: url.Values{"app": {app}}, limit: ArchivePiece,
 		span: fmt.Sprintf("%d-%d", offset, offset+ArchivePiece-1), repeatable: true, waits: true,
 	}
-	resp, data, err := c.send(ctx, rq)
+	a, err := c.send(ctx, rq)
 	if err != nil {
 		return nil, 0, err
 	}
-	_, size, _ := strings.Cut(resp.Header.Get("Content-Range"), "/")
+	_, size, _ := strings.Cut(a.header.Get("Content-Range"), "/")
 	total, err = strconv.ParseInt(size, 10, 64)
-	if err != nil || resp.StatusCode != http.StatusPartialContent || len(data) == 0 || offset+int64(len(data)) > total {
-		return nil, 0, &AnswerError{Method: rq.method, URL: c.base + rq.path, Status: resp.StatusCode, What: "a piece that was not asked for", Err: err}
+	if err != nil || a.status != http.StatusPartialContent || len(a.body) == 0 || offset+int64(len(a.body)) > total {
+		return nil, 0, &AnswerError{Method: rq.method, URL: c.base + rq.path, Status: a.status, What: "a piece that was not asked for", Err: err}
 	}
-	return data, total, nil
+	return a.body, total, nil
 }
 
 func (r *pieceReader) Read(p []byte) (int, error) {

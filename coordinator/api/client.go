@@ -141,19 +141,27 @@ type call struct {
 
 // do carries out one call and decodes the answer into out (nil: there is none).
 func (c *Client) do(ctx context.Context, rq call, out any) error {
-	resp, answer, err := c.send(ctx, rq)
+	a, err := c.send(ctx, rq)
 	if err != nil || out == nil {
 		return err
 	}
-	dec := json.NewDecoder(bytes.NewReader(answer))
+	dec := json.NewDecoder(bytes.NewReader(a.body))
 	if err := dec.Decode(out); err != nil {
-		return &AnswerError{Method: rq.method, URL: c.base + rq.path, Status: resp.StatusCode, What: describeBody(resp, answer), Err: err}
+		return &AnswerError{Method: rq.method, URL: c.base + rq.path, Status: a.status, What: a.what, Err: err}
 	}
 	return nil
 }
 
-// send carries out one call and returns the body of its answer, which is 2xx.
-func (c *Client) send(ctx context.Context, rq call) (*http.Response, []byte, error) {
+// answer is a 2xx answer that was read to its end.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+	what   string // its kind and size
+}
+
+// send carries out one call.
+func (c *Client) send(ctx context.Context, rq call) (answer, error) {
 	address := c.base + rq.path
 	if len(rq.query) > 0 {
 		address += "?" + rq.query.Encode()
@@ -162,10 +170,10 @@ func (c *Client) send(ctx context.Context, rq call) (*http.Response, []byte, err
 	if rq.body != nil {
 		b, err := json.Marshal(rq.body)
 		if err != nil {
-			return nil, nil, fmt.Errorf("cannot encode the request to %s: %w", address, err)
+			return answer{}, fmt.Errorf("cannot encode the request to %s: %w", address, err)
 		}
 		if rq.limit > 0 && int64(len(b)) > rq.limit {
-			return nil, nil, fmt.Errorf("cannot send %d bytes to %s: at most %d are accepted", len(b), address, rq.limit)
+			return answer{}, fmt.Errorf("cannot send %d bytes to %s: at most %d are accepted", len(b), address, rq.limit)
 		}
 		body = b
 	}
@@ -175,7 +183,7 @@ func (c *Client) send(ctx context.Context, rq call) (*http.Response, []byte, err
 	ctx = context.WithValue(ctx, repeatableKey{}, rq.repeatable)
 	req, err := retryablehttp.NewRequestWithContext(ctx, rq.method, address, body)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot make a request for %s: %w", address, err)
+		return answer{}, fmt.Errorf("cannot make a request for %s: %w", address, err)
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	req.Header.Set("Accept", "application/json")
@@ -196,7 +204,7 @@ func (c *Client) send(ctx context.Context, rq call) (*http.Response, []byte, err
 	if limit == 0 {
 		limit = maxAnswerBytes
 	}
-	var answer []byte
+	var got []byte
 	read := false
 	readAll := func(resp *http.Response) error {
 		defer resp.Body.Close()
@@ -204,7 +212,7 @@ func (c *Client) send(ctx context.Context, rq call) (*http.Response, []byte, err
 		if err != nil {
 			return err
 		}
-		answer, read = b, true
+		got, read = b, true
 		return nil
 	}
 	req.SetResponseHandler(readAll)
@@ -221,15 +229,15 @@ func (c *Client) send(ctx context.Context, rq call) (*http.Response, []byte, err
 		}
 	}
 	if err != nil {
-		return nil, nil, c.callError(ctx, rq.method, address, err)
+		return answer{}, c.callError(ctx, rq.method, address, err)
 	}
-	if int64(len(answer)) > limit {
-		return nil, nil, &AnswerError{Method: rq.method, URL: address, Status: resp.StatusCode, What: fmt.Sprintf("more than %d bytes", limit)}
+	if int64(len(got)) > limit {
+		return answer{}, &AnswerError{Method: rq.method, URL: address, Status: resp.StatusCode, What: fmt.Sprintf("more than %d bytes", limit)}
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return nil, nil, refusal(rq.method, address, resp, answer)
+		return answer{}, refusal(rq.method, address, resp, got)
 	}
-	return resp, answer, nil
+	return answer{status: resp.StatusCode, header: resp.Header, body: got, what: describeBody(resp, got)}, nil
 }
 
 func (c *Client) callError(ctx context.Context, method, address string, err error) error {
