@@ -101,8 +101,8 @@ type Sandbox struct {
 	cfg Config
 
 	mu     sync.Mutex
-	denied error // systemd does not let the agent start units
-	loose  bool  // units cannot be confined here
+	denied string // systemd does not let the agent start units: its words
+	loose  bool   // units cannot be confined here
 }
 
 // New returns a sandbox, without I/O.
@@ -124,8 +124,8 @@ func (s *Sandbox) asks(ctx context.Context) (yes bool, why string, err error) {
 	s.mu.Lock()
 	denied := s.denied
 	s.mu.Unlock()
-	if denied != nil {
-		return false, denied.Error(), nil
+	if denied != "" {
+		return false, denied, nil
 	}
 	switch err := s.cfg.Units.Ping(ctx); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -159,7 +159,7 @@ func (s *Sandbox) deny(err error) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.denied = err
+	s.denied = err.Error()
 	return true
 }
 
@@ -279,7 +279,7 @@ func (j Job) follow(ctx context.Context, r running, out io.Writer) error {
 	stopped, left := j.await(ctx, r, p)
 	if left {
 		_ = rd.SetReadDeadline(time.Now())
-		<-copied
+		_ = <-copied // what is not written now, the next agent writes
 		return j.cancelled(ctx, nil)
 	}
 	end, err := r.finish()

@@ -53,7 +53,6 @@ type service struct {
 	gone chan struct{}
 	// Set before gone is closed.
 	state unit.TransientState
-	err   error
 
 	owner *owner
 	end   context.CancelFunc // of looking
