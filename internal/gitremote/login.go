@@ -35,8 +35,6 @@ type Login struct {
 // TokenUser is the user that goes with a token: hosts look only at the token.
 const TokenUser = "x-access-token"
 
-func (l Login) isZero() bool { return l.Password == nil && l.Key == "" && l.KnownHosts == "" }
-
 // With returns the remote as logged in to with l.
 func (r Remote) With(l Login) Remote {
 	r.login = l

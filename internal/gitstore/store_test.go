@@ -63,7 +63,7 @@ func packed(t testing.TB) (dir string, pack []byte, objects map[string]string) {
 		return b.String()
 	}
 	content := map[string]string{"small": text(50), "large": text(50_000), "huge.bin": strings.Repeat(text(1000), 60), "empty": ""}
-	for i := range 6 {
+	for i := range 3 {
 		for name, c := range content {
 			if c != "" {
 				at := rng.IntN(len(c))
@@ -139,7 +139,7 @@ func TestWhatIsSentArrives(t *testing.T) {
 		all = append(all, h)
 	}
 	rng := rand.New(rand.NewPCG(5, 6))
-	for range 6 {
+	for range 3 {
 		to, _ := open(t)
 		have := map[gitstore.Hash]bool{}
 		var first, rest []gitstore.Hash
@@ -185,7 +185,7 @@ func TestADamagedPackIsRefused(t *testing.T) {
 	_, pack, _ := packed(t)
 	rng := rand.New(rand.NewPCG(3, 4))
 	s, dir := open(t)
-	for i := range 30 {
+	for i := range 12 {
 		bad := bytes.Clone(pack)
 		if i%2 == 0 {
 			bad = bad[:rng.IntN(len(bad))]
