@@ -24,15 +24,17 @@ type app struct {
 	file  *journal.File
 	store *release.Store
 
-	toPrepare, toActivate chan struct{} // there may be something new
+	toPrepare, toActivate, toAsk chan struct{} // there may be something new
 
 	mu        sync.Mutex
-	views     map[string]view // by target: as last observed
-	turn      *current        // in progress
-	preparing *attempt        // in progress
+	views     map[string]view     // by target: as last observed
+	turns     map[string]*current // by target: in progress
+	preparing *attempt            // in progress
 	observers map[string]*observer
 	edited    map[string]string // a file that was changed, by release
 	compared  time.Time         // when the releases were looked at for that
+	last      lastAnswer
+	left      []api.LeftTarget
 }
 
 // current is the turn in progress.
@@ -65,14 +67,15 @@ func (a *Agent) openApp(name string) (*app, error) {
 	}
 	return &app{
 		a: a, name: name, log: a.deps.Log.With("app", name), file: file, store: store,
-		toPrepare: make(chan struct{}, 1), toActivate: make(chan struct{}, 1),
-		views: map[string]view{}, observers: map[string]*observer{},
+		toPrepare: make(chan struct{}, 1), toActivate: make(chan struct{}, 1), toAsk: make(chan struct{}, 1),
+		views: map[string]view{}, turns: map[string]*current{}, observers: map[string]*observer{},
 	}, nil
 }
 
 func (p *app) start() {
 	p.a.running.Go(p.prepareLoop)
 	p.a.running.Go(p.activateLoop)
+	p.a.running.Go(p.lastLoop)
 }
 
 // accept journals an assignment, unless it is an old one, and sets to work; it
@@ -124,18 +127,19 @@ func (p *app) changed() {
 	p.mu.Unlock()
 	wake(p.toPrepare)
 	wake(p.toActivate)
+	wake(p.toAsk)
 	p.a.notify()
 }
 
-// checkRevoked ends the turn in progress if the assignment does not carry it.
+// checkRevoked ends the turns in progress that the assignment does not carry.
 // The caller holds p.mu.
 func (p *app) checkRevoked() {
-	if p.turn == nil || p.turn.closed {
-		return
-	}
-	if g, ok := goalOf(p.file.Read(), p.turn.target); !ok || g.Turn != p.turn.number {
-		p.turn.closed = true
-		close(p.turn.revoked)
+	d := p.file.Read()
+	for _, t := range p.turns {
+		if g, ok := goalOf(d, t.target); !t.closed && (!ok || g.Turn != t.number) {
+			t.closed = true
+			close(t.revoked)
+		}
 	}
 }
 
@@ -168,7 +172,7 @@ func (p *app) report() (api.AppReport, bool) {
 	d := p.file.Read()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if d.Absent && p.turn == nil || d.Assignment == nil {
+	if d.Absent && len(p.turns) == 0 || d.Assignment == nil {
 		return api.AppReport{}, false
 	}
 	r := api.AppReport{App: p.name, Generation: d.Generation, Present: []string{}, Targets: []api.TargetReport{}}
@@ -178,14 +182,21 @@ func (p *app) report() (api.AppReport, bool) {
 		r.Present, r.Digests = present, p.digests(present)
 		r.Edited = maps.Clone(p.edited)
 	}
+	if lastIf(d) != "" && !p.last.given {
+		// Until it is known who is to be last, none may go.
+		r.Present = slices.DeleteFunc(r.Present, func(id string) bool { return id == d.Assignment.Prepare.Release })
+	}
+	r.Left = p.left
 	r.Prepare = p.prepareReport(d)
 	r.Balancer = p.balancerReport(d.Assignment.Targets)
 	for _, g := range d.Assignment.Targets {
 		r.Targets = append(r.Targets, p.targetReport(d, g.Target))
 	}
 	// One whose turn is being undone may be named no longer.
-	if p.turn != nil && !slices.ContainsFunc(r.Targets, func(t api.TargetReport) bool { return t.Target == p.turn.target }) {
-		r.Targets = append(r.Targets, p.targetReport(d, p.turn.target))
+	for _, target := range slices.Sorted(maps.Keys(p.turns)) {
+		if !slices.ContainsFunc(r.Targets, func(t api.TargetReport) bool { return t.Target == target }) {
+			r.Targets = append(r.Targets, p.targetReport(d, target))
+		}
 	}
 	return r, true
 }
@@ -203,16 +214,22 @@ func (p *app) prepareReport(d *journal.Doc) *api.PrepareReport {
 
 func (p *app) targetReport(d *journal.Doc, target string) api.TargetReport {
 	v := p.views[target]
-	r := api.TargetReport{Target: target, Release: v.Release, Rotation: v.Rotation, Health: v.Health, Detail: v.Detail}
+	r := api.TargetReport{Target: target, Release: v.Release, Rotation: v.Rotation, Health: v.Health, Last: p.last.yes, Detail: v.Detail}
+	if r.Detail == "" {
+		r.Detail = p.last.text
+	}
 	if r.Rotation == "" {
 		r.Rotation, r.Health = api.RotationUnknown, api.HealthUnknown
 	}
 	if e := d.Targets[target]; e != nil {
 		r.Outcome = e.Outcome
-		if t := p.turn; t != nil && t.target == target && e.Turn != nil {
+		if t := p.turns[target]; t != nil {
 			pr := t.progress
-			since := pr.Since.Truncate(time.Millisecond)
-			r.Turn, r.Step, r.Since, r.Detail = t.number, pr.Step, &since, pr.Detail
+			if e.Turn != nil {
+				since := pr.Since.Truncate(time.Millisecond)
+				r.Turn, r.Step, r.Since, r.Detail = t.number, pr.Step, &since, pr.Detail
+			}
+			// Also of one that has just ended, for its outcome is told already.
 			if pr.Rotation != "" {
 				r.Rotation = pr.Rotation
 			}

@@ -104,13 +104,29 @@ func (p *app) saw(o *observer, pool lbclient.Pool, err error) {
 // balancerReport is what is known of the app's balancer, nil when this agent
 // does not speak to it. The caller holds p.mu.
 func (p *app) balancerReport(goals []api.Goal) *api.BalancerReport {
+	var r *api.BalancerReport
 	for _, g := range goals {
-		if o := p.observers[g.Target]; o != nil && o.speaksItself() {
-			r := o.report // its members are replaced as a whole, never changed
-			return &r
+		o := p.observers[g.Target]
+		if o == nil || !o.speaksItself() {
+			continue
+		}
+		n := o.report // its members are replaced as a whole, never changed
+		if r == nil {
+			r = &n
+			continue
+		}
+		// Of several instances the newest look, and whichever could not be drained.
+		if n.At.After(r.At) {
+			r.At, r.Members, r.Omitted, r.Failed = n.At, n.Members, n.Omitted, n.Failed
+		}
+		if n.Checked.IsZero() || r.Refused == nil && n.Refused != nil {
+			r.Checked, r.Refused = n.Checked, n.Refused
+		}
+		if r.Timing == nil {
+			r.Timing = n.Timing
 		}
 	}
-	return nil
+	return r
 }
 
 func failure(err error) *api.BalancerFailure {

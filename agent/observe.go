@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
@@ -61,11 +62,18 @@ func (o *observer) seed(h api.Health) {
 // observe looks once at every target, reports what changed, and returns when to
 // look again.
 func (p *app) observe() time.Duration {
+	working := p.working()
 	d := p.file.Read()
 	wait := lookIdle
 	named := map[string]bool{}
 	for _, g := range goals(d) {
 		named[g.Target] = true
+		if working[g.Target] {
+			continue
+		}
+		if len(p.toActivate) > 0 {
+			return 0 // a turn is not kept waiting for a look at the others
+		}
 		v := p.observeTarget(d, g)
 		if p.a.stop.Err() != nil {
 			return 0
@@ -84,8 +92,13 @@ func (p *app) observe() time.Duration {
 			wait = time.Second
 		}
 	}
+	left := p.leftRunning(d)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !slices.Equal(p.left, left) {
+		p.left = left
+		p.a.notify()
+	}
 	for target, o := range p.observers {
 		if !named[target] {
 			p.close(o)
@@ -104,7 +117,7 @@ func (p *app) close(o *observer) {
 
 // observer returns the target's observer, a new one when its settings changed.
 func (p *app) observer(d *journal.Doc, g api.Goal) *observer {
-	spec, server := d.Assignment.Spec, p.server(g)
+	spec, server := d.Assignment.Spec.Of(g), p.server(g)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o := p.observers[g.Target]
@@ -135,7 +148,7 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 	} else {
 		if st.InvocationID != o.invocation || st.MainPID != o.pid || st.InvocationID == "" {
 			o.invocation, o.pid = "", 0
-			if o.proof, o.paths, err = activate.Proof(ctx, p.a.deps.Units, p.store, o.spec.Unit); err != nil {
+			if o.proof, o.paths, err = activate.Proof(ctx, p.a.deps.Units, p.store.Instance(g.Instance), o.spec.Unit); err != nil {
 				v.Detail = err.Error()
 			} else {
 				o.invocation, o.pid = st.InvocationID, st.MainPID

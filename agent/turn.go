@@ -16,20 +16,14 @@ import (
 // detailInterval is how often a report is sent only for a turn's detail.
 const detailInterval = time.Second
 
-// activateLoop works on the app's turns, one at a time, for its targets share a
-// unit and a current release. Without any it observes and prunes.
+// activateLoop begins the app's turns, each in a goroutine of its own: the
+// coordinator decides how many targets are out at a time. Those without a turn it
+// observes meanwhile, and without any turn it prunes.
 func (p *app) activateLoop() {
 	for p.a.stop.Err() == nil {
-		worked, err := p.nextTurn()
-		if errors.Is(err, activate.ErrStopped) {
-			return
-		}
-		if err != nil {
-			p.log.Error("cannot work on a turn; trying again", "error", err)
+		if err := p.beginTurns(); err != nil {
+			p.log.Error("cannot begin a turn; trying again", "error", err)
 			rest(p.a.stop, time.Second)
-			continue
-		}
-		if worked {
 			continue
 		}
 		p.prune()
@@ -45,13 +39,16 @@ func (p *app) activateLoop() {
 	}
 }
 
-// nextTurn works on the turn in the journal, or on one that the assignment
-// gives leave for; false when there is neither.
-func (p *app) nextTurn() (worked bool, err error) {
+// beginTurns goes on with the turns in the journal, and begins those that the
+// assignment gives leave for, where none is in progress.
+func (p *app) beginTurns() error {
+	// Asked first: one that ends meanwhile may still stand in what is read, and is
+	// not to be worked on again.
+	working := p.working()
 	d := p.file.Read()
 	for _, target := range slices.Sorted(maps.Keys(d.Targets)) {
-		if e := d.Targets[target]; e.Turn != nil {
-			return true, p.work(target, *e.Turn, e.Held, activate.Resume)
+		if e := d.Targets[target]; e.Turn != nil && !working[target] {
+			p.begin(target, *e.Turn, e.Held, activate.Resume)
 		}
 	}
 	for _, g := range goals(d) {
@@ -59,12 +56,12 @@ func (p *app) nextTurn() (worked bool, err error) {
 		if e == nil {
 			e = &journal.Target{}
 		}
-		if g.Turn == 0 || e.Outcome != nil && g.Turn <= e.Outcome.Turn {
+		if g.Turn == 0 || e.Turn != nil || working[g.Target] || e.Outcome != nil && g.Turn <= e.Outcome.Turn {
 			continue
 		}
 		t := journal.Turn{
-			Number: g.Turn, Release: g.Release, Fallback: g.Fallback, Server: p.server(g), Soak: g.Soak,
-			Rollout: d.Assignment.Rollout, Spec: d.Assignment.Spec, Step: api.StepSnapshot, Since: time.Now(),
+			Number: g.Turn, Instance: g.Instance, Release: g.Release, Fallback: g.Fallback, Server: p.server(g), Soak: g.Soak,
+			Rollout: d.Assignment.Rollout, Spec: d.Assignment.Spec.Of(g), Step: api.StepSnapshot, Since: time.Now(),
 		}
 		err := p.file.Update(func(d *journal.Doc) error {
 			if d.Targets == nil {
@@ -74,34 +71,62 @@ func (p *app) nextTurn() (worked bool, err error) {
 			return nil
 		})
 		if err != nil {
-			return false, err
+			return err
 		}
-		return true, p.work(g.Target, t, e.Held, activate.Begin)
+		p.begin(g.Target, t, e.Held, activate.Begin)
 	}
-	return false, nil
+	return nil
 }
 
-// work carries a turn to its end, or to where the agent stops.
-func (p *app) work(target string, t journal.Turn, held *journal.Held, how func(activate.Deps, journal.Turn, *journal.Held) error) error {
-	log := p.log.With("target", target, "turn", t.Number, "release", t.Release)
-	log.Info("turn begun or resumed", "step", t.Step, "undo", t.Undo != nil)
+// working returns the targets of which a turn is in progress.
+func (p *app) working() map[string]bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	targets := map[string]bool{}
+	for target := range p.turns {
+		targets[target] = true
+	}
+	return targets
+}
+
+// begin works on a turn in a goroutine until it is over or the agent stops. Only
+// activateLoop calls it, so that no target is observed while it has a turn.
+func (p *app) begin(target string, t journal.Turn, held *journal.Held, how func(activate.Deps, journal.Turn, *journal.Held) error) {
 	cur := &current{target: target, number: t.Number, revoked: make(chan struct{})}
 	cur.progress = activate.Progress{Step: t.Step, Since: t.Since, Touched: t.Restarted}
 	p.mu.Lock()
-	p.turn = cur
+	p.turns[target] = cur
 	// It may have been taken back before it was begun.
 	p.checkRevoked()
 	p.mu.Unlock()
 	p.a.notify()
+	p.a.running.Go(func() {
+		err := p.work(cur, t, held, how)
+		if errors.Is(err, activate.ErrStopped) {
+			return
+		}
+		if err != nil {
+			p.log.Error("cannot work on a turn; trying again", "target", target, "error", err)
+			rest(p.a.stop, time.Second)
+		}
+		p.settle(cur, err == nil)
+		wake(p.toActivate)
+	})
+}
 
+// work carries a turn to its end, or to where the agent stops.
+func (p *app) work(cur *current, t journal.Turn, held *journal.Held, how func(activate.Deps, journal.Turn, *journal.Held) error) error {
+	target := cur.target
+	log := p.log.With("target", target, "turn", t.Number, "release", t.Release)
+	log.Info("turn begun or resumed", "step", t.Step, "undo", t.Undo != nil)
 	lb := p.provider(t.Spec, target, t.Server)
 	defer func() {
 		if err := lb.Close(); err != nil {
 			log.Warn("cannot close the connection to the balancer", "error", err)
 		}
 	}()
-	err := how(activate.Deps{
-		Units: p.a.deps.Units, Releases: p.store, Balancer: lb, Probe: health.FromAPI(t.Spec.Health),
+	return how(activate.Deps{
+		Units: p.a.deps.Units, Releases: p.store.Instance(t.Instance), Balancer: lb, Probe: health.FromAPI(t.Spec.Health),
 		Journal: turnJournal{p, target}, MayRestart: p.a.cfg.MayRestart, Log: log,
 		Progress: func(pr activate.Progress) {
 			p.mu.Lock()
@@ -118,17 +143,18 @@ func (p *app) work(target string, t journal.Turn, held *journal.Held, how func(a
 		},
 		Stop: p.a.stop, Work: p.a.work, Revoked: cur.revoked,
 	}, t, held)
-	if err != nil {
-		return err
-	}
-	p.settle(target, cur)
-	return nil
 }
 
-// settle makes what the turn saw last the observed state, until the next look.
-func (p *app) settle(target string, cur *current) {
+// settle ends the turn, and makes what it saw last, if it is over, the observed
+// state until the next look.
+func (p *app) settle(cur *current, over bool) {
+	target := cur.target
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.turns, target)
+	if !over {
+		return
+	}
 	v := p.views[target]
 	pr := cur.progress
 	if pr.Touched {
@@ -142,7 +168,6 @@ func (p *app) settle(target string, cur *current) {
 	}
 	v.Detail = ""
 	p.views[target] = v
-	p.turn = nil
 	if o := p.observers[target]; o != nil {
 		o.seed(pr.Health)
 	}
@@ -189,10 +214,11 @@ func (p *app) prune() {
 	for _, v := range p.views {
 		keep = append(keep, v.Release)
 	}
-	preparing := p.preparing != nil
+	preparing := p.preparing != nil || len(p.turns) > 0
 	unseen := len(p.views) < len(as.Targets)
 	p.mu.Unlock()
-	// What runs is known only after a look, and a disk at work is left alone.
+	// What runs is known only after a look, a turn is on its way to a release, and
+	// a disk at work is left alone.
 	if preparing || unseen {
 		return
 	}

@@ -109,6 +109,9 @@ func printAppStatus(w io.Writer, now time.Time, a api.AppStatus) {
 		if t.Step != "" {
 			phase += " (" + oneLine(t.Step) + ")"
 		}
+		if t.Last {
+			phase += " (to be last)"
+		}
 		rows = append(rows, []string{
 			targetLabel(a.App, t.Target, t.Node), provedRelease(t), orUnknown(t.Rotation), orUnknown(t.Health),
 			seen(now, t), phase, because(t.Reason, t.Text),
@@ -116,6 +119,9 @@ func printAppStatus(w io.Writer, now time.Time, a api.AppStatus) {
 	}
 	fmt.Fprintln(w)
 	table(w, "  ", rows)
+	for _, text := range a.Left {
+		fmt.Fprintf(w, "  note: %s\n", oneLine(text))
+	}
 }
 
 func targetRelease(now time.Time, a api.AppStatus) string {

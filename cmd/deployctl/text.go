@@ -99,6 +99,8 @@ func targetLabel(app, target, node string) string {
 		return orUnknown(target)
 	case target == "" || target == node || target == app+"@"+node:
 		return node
+	case strings.HasPrefix(target, app+"@"+node+":"):
+		return strings.TrimPrefix(target, app+"@") // one of several instances
 	}
 	return target + " on " + node
 }

@@ -88,6 +88,9 @@ type AppStatus struct {
 	Waiting   *Rollout       `json:"waiting,omitempty"`
 	Hold      *Hold          `json:"hold,omitempty"`
 	Targets   []TargetStatus `json:"targets"`
+	// Left are sentences about instances that still run, though the configuration
+	// names them no more.
+	Left []string `json:"left,omitempty"`
 }
 
 // TargetStatus is one target at a glance.

@@ -67,9 +67,19 @@ type AppReport struct {
 	// Edited names, of releases that were changed after they were built, one file
 	// that was.
 	Edited map[string]string `json:"edited,omitempty"`
+	// Left are instances that the assignment names no more and that still run.
+	Left []LeftTarget `json:"left,omitempty"`
 	// Balancer is what the agent last learned of the app's balancer, if it speaks
 	// to it itself.
 	Balancer *BalancerReport `json:"balancer,omitempty"`
+}
+
+// LeftTarget is an instance that was left running when it was taken out of the
+// configuration. No rollout reaches it.
+type LeftTarget struct {
+	Target   string `json:"target"`
+	Instance string `json:"instance"`
+	Unit     string `json:"unit"`
 }
 
 // PrepareReport tells how the attempt at preparing a release stands. A

@@ -73,6 +73,7 @@ type Held struct {
 // it, whatever the coordinator says meanwhile.
 type Turn struct {
 	Number   uint64       `json:"number"`
+	Instance string       `json:"instance,omitempty"` // of the app; "" for the only one
 	Release  string       `json:"release"`
 	Fallback string       `json:"fallback,omitempty"`
 	Server   string       `json:"server,omitempty"`

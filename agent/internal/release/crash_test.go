@@ -68,7 +68,7 @@ func (m *model) check(t *rapid.T) {
 			t.Fatalf("release %s is not complete", id)
 		}
 	}
-	current, err := m.store.Current()
+	current, err := m.store.Instance("").Current()
 	if err != nil || current != m.current {
 		t.Fatalf("current %q, %v; want %q", current, err, m.current)
 	}
@@ -129,14 +129,14 @@ func TestTheStoreSurvivesAnySequence(t *testing.T) {
 			},
 			"switch": func(t *rapid.T) {
 				id := anyPresent()
-				if err := m.store.Switch(id); err != nil {
+				if err := m.store.Instance("").Switch(id); err != nil {
 					t.Fatal(err)
 				}
 				m.current = id
 				m.use(id)
 			},
 			"unlink": func(t *rapid.T) {
-				if err := m.store.Switch(""); err != nil {
+				if err := m.store.Instance("").Switch(""); err != nil {
 					t.Fatal(err)
 				}
 				m.current = ""
@@ -256,7 +256,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 				t.Errorf("round %d: release %s is not complete", round, id)
 			}
 		}
-		current, err := s.Current()
+		current, err := s.Instance("").Current()
 		must(t, err)
 		if current < switched {
 			t.Errorf("round %d: current is %s after it was switched to %s", round, current, switched)
@@ -293,7 +293,7 @@ func deployForever(root string) {
 		fail(fill(dir, id))
 		fail(s.Commit(id))
 		fmt.Println("committed", id)
-		fail(s.Switch(id))
+		fail(s.Instance("").Switch(id))
 		fmt.Println("switched", id)
 		_, err = s.Prune(nil, 2)
 		fail(err)

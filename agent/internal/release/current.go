@@ -12,11 +12,54 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
 
-// Current returns the release that the current link names, present or not, and ""
-// when there is no link. A current that is not a link to a release is an error:
+// Instance is the releases of an app as one of its instances uses them: which of
+// them is current is each instance's own.
+type Instance struct {
+	*Store
+	link string
+}
+
+// Instance returns the instance of that name, "" for the only one. Its link is
+// current-<name>, or current.
+func (s *Store) Instance(name string) Instance {
+	link := currentName
+	if name != "" {
+		link += "-" + name
+	}
+	return Instance{s, filepath.Join(s.dir, link)}
+}
+
+// Current returns the release that the instance's link names, present or not, and
+// "" when there is no link. One that is not a link to a release is an error:
 // somebody else put it there.
-func (s *Store) Current() (id string, err error) {
-	link := filepath.Join(s.dir, currentName)
+func (i Instance) Current() (id string, err error) { return i.current(i.link) }
+
+// inUse returns the releases that are current for any instance, also for those
+// that are not asked for any more: they may well run.
+func (s *Store) inUse() ([]string, error) {
+	id, err := s.current(filepath.Join(s.dir, currentName))
+	if err != nil {
+		return nil, err
+	}
+	ids := []string{id}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		// What else somebody put beside them refers to no release.
+		if strings.HasPrefix(e.Name(), currentName+"-") && e.Type() == fs.ModeSymlink {
+			if id, err := s.current(filepath.Join(s.dir, e.Name())); err == nil {
+				ids = append(ids, id)
+			} else if fault.ReasonOf(err) != api.ReasonInternal {
+				return nil, err
+			}
+		}
+	}
+	return ids, nil
+}
+
+func (s *Store) current(link string) (id string, err error) {
 	fi, err := os.Lstat(link)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -59,11 +102,12 @@ func kind(m fs.FileMode) string {
 	return "special file"
 }
 
-// Switch makes release id current by one atomic rename: whoever opens the link
+// Switch makes release id the instance's current one by one atomic rename: whoever opens the link
 // finds the old or the new release, never neither. The switch is on disk when
 // Switch returns. An empty id removes the link. A release that is not present is
 // [api.ReasonReleaseMissing].
-func (s *Store) Switch(id string) error {
+func (i Instance) Switch(id string) error {
+	s := i.Store
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if id != "" {
@@ -79,18 +123,17 @@ func (s *Store) Switch(id string) error {
 		}
 	}
 	// A foreign file in the link's place must not be replaced.
-	current, err := s.Current()
+	current, err := i.Current()
 	if err != nil {
 		return fmt.Errorf("cannot switch the current release: %w", err)
 	}
-	if err := s.relink(current, id); err != nil {
+	if err := s.relink(i.link, current, id); err != nil {
 		return fmt.Errorf("cannot switch from release %q to %q: %w", current, id, err)
 	}
 	return nil
 }
 
-func (s *Store) relink(from, to string) error {
-	link := filepath.Join(s.dir, currentName)
+func (s *Store) relink(link, from, to string) error {
 	switch {
 	case to == "" && from == "":
 		return nil

@@ -7,6 +7,7 @@
 //	<dir>/releases/.built-<id>     what a complete one was built as
 //	<dir>/releases/.order          ids, least recently used first
 //	<dir>/current                  symbolic link to releases/<id>
+//	<dir>/current-<instance>       the same, of one of several instances
 //
 // A release appears by one rename and disappears by one rename, so a directory
 // with the name of a release is complete at any instant, also after a crash.
@@ -250,13 +251,13 @@ func (s *Store) discard(id string) error {
 }
 
 // Prune removes releases that nobody needs and returns their ids, sorted. It
-// spares the current one, those in keep, and of the others the keepRecent most
+// spares those that are current for any instance, those in keep, and of the others the keepRecent most
 // recently used, that is committed or switched to.
 func (s *Store) Prune(keep []string, keepRecent int) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Not knowing what is current, or in which order, nothing may be removed.
-	current, err := s.Current()
+	inUse, err := s.inUse()
 	if err != nil {
 		return nil, fmt.Errorf("cannot prune releases: %w", err)
 	}
@@ -267,7 +268,7 @@ func (s *Store) Prune(keep []string, keepRecent int) ([]string, error) {
 	var removed []string
 	slices.Reverse(order)
 	for _, id := range order {
-		if id == current || slices.Contains(keep, id) {
+		if slices.Contains(inUse, id) || slices.Contains(keep, id) {
 			continue
 		}
 		if keepRecent > 0 {

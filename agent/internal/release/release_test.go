@@ -55,7 +55,7 @@ func TestAReleaseIsSeenOnlyWhenCommitted(t *testing.T) {
 	if got := present(t, s); len(got) != 0 {
 		t.Errorf("present while staged: %v", got)
 	}
-	if err := s.Switch("aa-01"); fault.ReasonOf(err) != api.ReasonReleaseMissing {
+	if err := s.Instance("").Switch("aa-01"); fault.ReasonOf(err) != api.ReasonReleaseMissing {
 		t.Errorf("switching to a staged release: %v, want release_missing", err)
 	}
 	must(t, s.Commit("aa-01"))
@@ -149,8 +149,8 @@ func TestSwitchFollowsTheLink(t *testing.T) {
 	commit(t, s, "aa-01")
 	commit(t, s, "bb-02")
 	for _, id := range []string{"aa-01", "bb-02", "bb-02", "", "", "aa-01"} {
-		must(t, s.Switch(id))
-		if got, err := s.Current(); err != nil || got != id {
+		must(t, s.Instance("").Switch(id))
+		if got, err := s.Instance("").Current(); err != nil || got != id {
 			t.Fatalf("Current = %q, %v; want %q", got, err, id)
 		}
 		data, err := os.ReadFile(filepath.Join(root, "current", "id"))
@@ -176,7 +176,7 @@ func TestThereIsNeverNoCurrent(t *testing.T) {
 	s := open(t, root)
 	commit(t, s, "aa-01")
 	commit(t, s, "bb-02")
-	must(t, s.Switch("aa-01"))
+	must(t, s.Instance("").Switch("aa-01"))
 	stop, done := make(chan struct{}), make(chan error, 1)
 	go func() {
 		for {
@@ -193,8 +193,8 @@ func TestThereIsNeverNoCurrent(t *testing.T) {
 		}
 	}()
 	for range 50 {
-		must(t, s.Switch("bb-02"))
-		must(t, s.Switch("aa-01"))
+		must(t, s.Instance("").Switch("bb-02"))
+		must(t, s.Instance("").Switch("aa-01"))
 	}
 	close(stop)
 	if err := <-done; err != nil {
@@ -222,12 +222,12 @@ func TestAForeignCurrentIsLeftAlone(t *testing.T) {
 			must(t, c.make(filepath.Join(root, "current")))
 			before, err := os.Lstat(filepath.Join(root, "current"))
 			must(t, err)
-			_, err = s.Current()
+			_, err = s.Instance("").Current()
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Current: %v, want an error with %q", err, c.want)
 			}
 			for _, id := range []string{"aa-01", ""} {
-				if err := s.Switch(id); err == nil {
+				if err := s.Instance("").Switch(id); err == nil {
 					t.Errorf("Switch(%q) replaced it", id)
 				}
 			}
@@ -247,7 +247,7 @@ func TestAnAbsoluteLinkIsUnderstood(t *testing.T) {
 	s := open(t, root)
 	commit(t, s, "aa-01")
 	must(t, os.Symlink(s.Path("aa-01"), filepath.Join(root, "current")))
-	if id, err := s.Current(); id != "aa-01" {
+	if id, err := s.Instance("").Current(); id != "aa-01" {
 		t.Errorf("Current = %q, %v", id, err)
 	}
 }
@@ -280,7 +280,7 @@ func TestPrune(t *testing.T) {
 				commit(t, s, id)
 			}
 			for _, id := range strings.Fields(c.uses) {
-				must(t, s.Switch(id))
+				must(t, s.Instance("").Switch(id))
 			}
 			s = open(t, root) // what is recent outlives the process
 			before := present(t, s)
@@ -351,7 +351,7 @@ func TestIDsThatAreNoPlainNamesAreRefused(t *testing.T) {
 		if id == "" {
 			continue
 		}
-		if err := s.Switch(id); err == nil {
+		if err := s.Instance("").Switch(id); err == nil {
 			t.Errorf("Switch(%q) was accepted", id)
 		}
 	}
@@ -400,5 +400,36 @@ func TestCheckSpace(t *testing.T) {
 	if err := release.CheckSpace("/proc", 1, 0); fault.ReasonOf(err) != api.ReasonDiskFull ||
 		!strings.Contains(err.Error(), "file system /proc ") {
 		t.Errorf("on a file system without room: %v", err)
+	}
+}
+
+// TestInstances is of several instances on one node: each has a link of its own,
+// and nothing that any of them is linked to is pruned, also when it is not asked
+// for any more.
+func TestInstances(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	for _, id := range []string{"aa-01", "bb-02", "cc-03", "dd-04"} {
+		commit(t, s, id)
+	}
+	must(t, s.Instance("8000").Switch("aa-01"))
+	must(t, s.Instance("8001").Switch("bb-02"))
+	must(t, s.Instance("").Switch("cc-03"))
+	must(t, s.Instance("8001").Switch("cc-03"))
+	must(t, s.Instance("8001").Switch("bb-02"))
+	for name, want := range map[string]string{"8000": "aa-01", "8001": "bb-02", "": "cc-03", "8002": ""} {
+		if got, err := s.Instance(name).Current(); err != nil || got != want {
+			t.Errorf("instance %q is on %q (%v), expected %q", name, got, err, want)
+		}
+	}
+	if to, err := os.Readlink(filepath.Join(dir, "current-8000")); err != nil || to != "releases/aa-01" {
+		t.Errorf("current-8000 leads to %q (%v)", to, err)
+	}
+	// What is no link of ours says nothing, and stops nothing.
+	must(t, os.WriteFile(filepath.Join(dir, "current-backup"), nil, 0o600))
+	must(t, os.Symlink("/tmp", filepath.Join(dir, "current-old")))
+	removed, err := s.Prune(nil, 0)
+	if err != nil || !slices.Equal(removed, []string{"dd-04"}) {
+		t.Errorf("removed %v (%v), expected only the one that nobody is on", removed, err)
 	}
 }

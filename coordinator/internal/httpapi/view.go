@@ -162,6 +162,9 @@ func (v *view) status() api.AppStatus {
 	}
 	st.Skew = v.skew()
 	st.BuildSkew = v.state.BuildSkew(a.Name, a.Current)
+	for _, n := range v.state.Nodes {
+		st.Left = append(st.Left, v.contacts[n.Name].Left(a.Name, n.Name)...)
+	}
 	return st
 }
 

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -35,6 +36,22 @@ type Contact struct {
 	Version string
 	Apps    []api.AppReport
 	Sandbox *api.Sandbox // nil before the agent has tried it
+}
+
+// Left tells in sentences which of the app's instances still run on the node, as
+// its agent reported, though the configuration names them no more.
+func (c Contact) Left(app, node string) []string {
+	var all []string
+	for _, a := range c.Apps {
+		for _, l := range a.Left {
+			if a.App == app {
+				all = append(all, fmt.Sprintf("%s still runs on %s as %s, and no rollout reaches it: fleet.yaml names no instance %s; "+
+					"take it out of the balancer and stop it with `systemctl disable --now %s` there, or put it back into fleet.yaml",
+					l.Target, node, l.Unit, l.Instance, l.Unit))
+			}
+		}
+	}
+	return all
 }
 
 func newNodes(names []string) *nodes {

@@ -174,6 +174,11 @@ func (s *Survey) nodes(context.Context) []api.DoctorCheck {
 		default:
 			c.add(api.CheckOK, n.Name, "deploy-agent %s was just heard of", orNone(contact.Version))
 		}
+		for _, a := range s.cfg.Fleet.AppsOn(n.Name) {
+			for _, text := range contact.Left(a.Name, n.Name) {
+				c.add(api.CheckWarning, n.Name, "%s", text)
+			}
+		}
 	}
 	return append(c.list, s.sandboxes()...)
 }
