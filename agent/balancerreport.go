@@ -47,7 +47,7 @@ func (p *app) checkBalancer(o *observer) {
 	ctx, cancel := p.look()
 	defer cancel()
 	err := o.lb.Preflight(ctx)
-	if errors.Is(err, quiesce.ErrNobodyListens) && p.neverDeployed() {
+	if errors.Is(err, quiesce.ErrNobodyListens) && p.neverDeployed(o.instance) {
 		err = nil // what is to listen is yet to come
 	}
 	if p.a.stop.Err() != nil {
@@ -74,9 +74,10 @@ func (p *app) checkBalancer(o *observer) {
 	}
 }
 
-// neverDeployed tells that no release of the app was ever activated here.
-func (p *app) neverDeployed() bool {
-	current, err := p.store.Current()
+// neverDeployed tells that no release of the app was ever activated here, as that
+// instance.
+func (p *app) neverDeployed(instance string) bool {
+	current, err := p.store.Instance(instance).Current()
 	return err == nil && current == ""
 }
 

@@ -30,13 +30,14 @@ type view struct {
 
 // observer holds what looking at one target again and again needs.
 type observer struct {
-	spec    api.Spec
-	server  string
-	lb      lbclient.Provider
-	gate    lbclient.Provider  // beside a balancer that the coordinator speaks to, or nil
-	report  api.BalancerReport // guarded by app.mu
-	check   health.Check
-	verdict *health.Verdict
+	instance string
+	spec     api.Spec
+	server   string
+	lb       lbclient.Provider
+	gate     lbclient.Provider  // beside a balancer that the coordinator speaks to, or nil
+	report   api.BalancerReport // guarded by app.mu
+	check    health.Check
+	verdict  *health.Verdict
 	// The proof holds as long as the same process runs.
 	invocation string
 	pid        int
@@ -124,7 +125,7 @@ func (p *app) observer(d *journal.Doc, g api.Goal) *observer {
 	if o != nil && reflect.DeepEqual(o.spec, spec) && o.server == server {
 		return o
 	}
-	n := &observer{spec: spec, server: server, check: health.FromAPI(spec.Health)}
+	n := &observer{instance: g.Instance, spec: spec, server: server, check: health.FromAPI(spec.Health)}
 	n.lb, n.gate = p.providers(spec, g.Target, server)
 	n.verdict = n.check.NewVerdict()
 	if o != nil {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,11 +45,11 @@ func (s *Store) commitAs(id, digest string) error {
 		if has, err := s.Digest(id); err != nil || has == digest {
 			return errors.Join(err, removeTree(s.staging(id)))
 		}
-		current, err := s.Current()
+		inUse, err := s.inUse()
 		if err != nil {
 			return err
 		}
-		if current == id {
+		if slices.Contains(inUse, id) {
 			return fault.Errorf(api.ReasonBuildSkew, "another build of it is current, and is not replaced while it is; deploy another release first")
 		}
 		if err := s.drop(id); err != nil {

@@ -136,7 +136,7 @@ func (l *loader) checkInstances(a *App, o object) {
 	case len(a.Instances) > 1 && health != "" && !strings.Contains(health, "{instance}"):
 		h.fail("every instance would be checked at %s; write {instance} where its name belongs, such as http://127.0.0.1:{instance}/healthz", health)
 	}
-	if b := a.Balancer; several && b != nil && (b.Hetzner != nil || b.DigitalOcean != nil || b.Gate != nil) {
+	if b := a.Balancer; several && b != nil && (b.Hetzner != nil || b.DigitalOcean != nil) {
 		v, _ := o.get("instances")
 		v.fail("a balancer of type %s takes whole nodes out, not one of several instances; put HAProxy, nginx or Caddy on each node between, or leave instances out", b.Type)
 	}
