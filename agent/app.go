@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -215,8 +216,8 @@ func (p *app) prepareReport(d *journal.Doc) *api.PrepareReport {
 func (p *app) targetReport(d *journal.Doc, target string) api.TargetReport {
 	v := p.views[target]
 	r := api.TargetReport{Target: target, Release: v.Release, Rotation: v.Rotation, Health: v.Health, Last: p.last.yes, Detail: v.Detail}
-	if r.Detail == "" {
-		r.Detail = p.last.text
+	if p.last.text != "" {
+		r.Detail = strings.TrimPrefix(r.Detail+"; "+p.last.text, "; ")
 	}
 	if r.Rotation == "" {
 		r.Rotation, r.Health = api.RotationUnknown, api.HealthUnknown

@@ -76,16 +76,16 @@ func (p *app) answered(l lastAnswer) {
 	p.a.notify()
 }
 
-// askLast runs the command in what is current, as the same user and with the same
-// limits as a build.
+// askLast runs the command in what is current, as whom builds run as. It may write
+// nowhere.
 func (p *app) askLast(d *journal.Doc, n int) lastAnswer {
 	ctx, cancel := context.WithTimeoutCause(p.a.stop, lastTimeout, errLastTimeout)
 	defer cancel()
 	var out bytes.Buffer
-	err := p.a.sandbox.Run(ctx, sandbox.Job{
-		Name: fmt.Sprintf("%s-%s-last_if-%d-%d", p.a.identity.Instance, p.name, p.a.identity.Epoch, n), What: "last_if",
+	err := p.a.deps.Sandbox.Run(ctx, sandbox.Job{
+		Name: fmt.Sprintf("%s.%s.last_if.%d.%d", p.name, p.a.identity.Instance, p.a.identity.Epoch, n), What: "last_if",
 		Reason: api.ReasonInternal, Commands: []string{fmt.Sprintf(lastScript, lastIf(d))}, Dir: p.currentDir(d),
-		Env: []string{"LOCKSTEP_APP=" + p.name, "LOCKSTEP_NODE=" + p.a.cfg.Name}, Grace: time.Second,
+		Env: []string{"LOCKSTEP_APP=" + p.name, "LOCKSTEP_NODE=" + p.a.cfg.Name}, User: p.a.cfg.BuildUser, Grace: time.Second,
 	}, &out)
 	l := lastAnswer{given: true}
 	switch {
