@@ -33,6 +33,7 @@ var samples = []rollout.Event{
 			Outcome: &rollout.Outcome{Turn: 7, Reverted: true, Fault: rollout.ReleaseFault, Reason: "unhealthy", Text: "503"},
 		}},
 	}}},
+	rollout.Archived{At: noon, App: "blog", Digests: []string{"sha256:a"}},
 	rollout.DeployRequested{
 		At: noon, App: "blog", Release: rollout.Release{ID: "a", SHA: "b", Subject: "c"}, By: "ann", Cause: "push",
 		Automatic: true, ContainedIn: []rollout.ReleaseID{"d"}, Diverged: true,
@@ -92,7 +93,7 @@ func TestStoredFormStays(t *testing.T) {
 	for _, k := range effects {
 		names = append(names, k.name)
 	}
-	want := "configured started tick node_lost reported deploy_requested rollback_requested pause_requested resume_requested " +
+	want := "configured started tick node_lost reported archived deploy_requested rollback_requested pause_requested resume_requested " +
 		"abort_requested retry_requested hold_requested unhold_requested balancer_asked assign changed noted"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("names\n%s, expected\n%s", got, want)
