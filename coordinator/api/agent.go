@@ -206,7 +206,8 @@ const (
 	ReasonBuildSkew       Reason = "build_skew"       // two builds of the release made different files
 	ReasonReleaseMissing  Reason = "release_missing"  // not prepared on this node
 	ReasonUnitMissing     Reason = "unit_missing"     // unit not found or masked
-	ReasonUnitNotAllowed  Reason = "unit_not_allowed" // agent.yaml does not allow it
+	ReasonUnitNotAllowed  Reason = "unit_not_allowed" // agent.yaml does not allow it, or it is another app's
+	ReasonNoReload        Reason = "no_reload"        // the unit is to be reloaded and has no ExecReload
 	ReasonBalancerRefused Reason = "balancer_refused" // unsafe now: too few others healthy, foreign maintenance
 	ReasonBalancerFailed  Reason = "balancer_failed"  // did not answer or did not do as told
 	ReasonRejoinTimeout   Reason = "rejoin_timeout"   // the balancer did not call it healthy in time

@@ -35,38 +35,67 @@ const (
 // leaves the job to systemd.
 func (m *Manager) Restart(ctx context.Context, unit string) (Status, error) {
 	what := "restart " + unit
-	before, err := m.state(ctx, unit)
+	before, err := m.forgive(ctx, unit, what)
 	if err != nil {
 		return before.Status, err
 	}
-	err = m.call(ctx, what, func(ctx context.Context, c *sd.Conn) error {
+	result, err := m.job(ctx, unit, what, before, (*sd.Conn).RestartUnitContext)
+	if err != nil {
+		return m.lateStart(ctx, unit, what, before, err)
+	}
+	return m.started(ctx, unit, what, before, result)
+}
+
+// StopStart stops a unit, waits until it is down, and starts it; otherwise it is
+// as [Manager.Restart]. A socket of the unit that is asked meanwhile may start it
+// first, which is as good.
+func (m *Manager) StopStart(ctx context.Context, unit string) (Status, error) {
+	what := "stop and start " + unit
+	before, err := m.forgive(ctx, unit, what)
+	if err != nil {
+		return before.Status, err
+	}
+	result, err := m.job(ctx, unit, "stop "+unit, before, (*sd.Conn).StopUnitContext)
+	if err != nil {
+		return m.lateStart(ctx, unit, "stop "+unit, before, err)
+	}
+	if result != "done" && result != unseen {
+		return before.Status, fault.Errorf(api.ReasonSystemd, "cannot stop %s: systemd ended the job as %q", unit, result)
+	}
+	between, err := m.forgive(ctx, unit, what) // it may have failed in stopping
+	if err != nil {
+		return between.Status, err
+	}
+	if result, err = m.job(ctx, unit, "start "+unit, between, (*sd.Conn).StartUnitContext); err != nil {
+		return m.lateStart(ctx, unit, "start "+unit, before, err)
+	}
+	return m.started(ctx, unit, what, before, result)
+}
+
+// forgive makes systemd forget how a unit failed, and returns its state before
+// that. what completes "cannot ...".
+func (m *Manager) forgive(ctx context.Context, unit, what string) (state, error) {
+	before, err := m.state(ctx, unit)
+	if err != nil {
+		return before, err
+	}
+	return before, m.call(ctx, what, func(ctx context.Context, c *sd.Conn) error {
 		err := c.ResetFailedUnitContext(ctx, unit)
 		if name(err) == noSuchUnit {
 			return nil // it is not in memory, so nothing of it has failed
 		}
 		return err
 	})
-	if err != nil {
-		return before.Status, err
-	}
-	result, err := m.job(ctx, unit, what, before, (*sd.Conn).RestartUnitContext)
-	if err != nil {
-		return m.late(ctx, unit, before, err)
-	}
+}
+
+// started judges a unit by the result of the job that was to start it anew.
+func (m *Manager) started(ctx context.Context, unit, what string, before state, result string) (Status, error) {
 	after, err := m.state(ctx, unit)
 	if err != nil {
 		return after.Status, err
 	}
-	switch result {
-	case "done", "failed", "timeout", "assert", unseen:
-	case "dependency":
-		return after.Status, fault.Errorf(api.ReasonSystemd,
-			"cannot %s: a unit that it requires did not start; see systemctl list-dependencies %s", what, unit)
-	case "canceled":
-		return after.Status, fault.Errorf(api.ReasonSystemd,
-			"cannot %s: another job took the place of the restart; somebody else starts or stops it", what)
-	default:
-		return after.Status, fault.Errorf(api.ReasonSystemd, "cannot %s: systemd ended the job as %q", what, result)
+	if err := unfinished(unit, what, result); err != nil {
+		return after.Status, err
 	}
 	if result == "failed" || result == "timeout" || !after.Up() {
 		return after.Status, m.failed(ctx, "cannot "+what, after)
@@ -75,6 +104,22 @@ func (m *Manager) Restart(ctx context.Context, unit string) (Status, error) {
 		return after.Status, fault.Errorf(api.ReasonSystemd, "cannot %s: systemd let the old processes run on", what)
 	}
 	return after.Status, nil
+}
+
+// unfinished is the error of a job whose result says nothing about the unit's own
+// programs.
+func unfinished(unit, what, result string) error {
+	switch result {
+	case "done", "failed", "timeout", "assert", unseen:
+		return nil
+	case "dependency":
+		return fault.Errorf(api.ReasonSystemd,
+			"cannot %s: a unit that it requires did not start; see systemctl list-dependencies %s", what, unit)
+	case "canceled":
+		return fault.Errorf(api.ReasonSystemd,
+			"cannot %s: another job took the place of the restart; somebody else starts or stops it", what)
+	}
+	return fault.Errorf(api.ReasonSystemd, "cannot %s: systemd ended the job as %q", what, result)
 }
 
 // Stop stops a unit and returns once it is down. A unit that is down already is
@@ -176,11 +221,16 @@ func (m *Manager) queue(ctx context.Context, unit, what string, before state, ch
 	}
 }
 
-// late explains a restart whose wait ended before the job did. A program that
+// late tells whether the wait for a job ended for want of time.
+func late(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errSlow)
+}
+
+// lateStart explains a restart whose wait ended before the job did. A program that
 // takes too long to get ready failed to start; one that takes too long to stop is
 // the one before it, so that says nothing about the release.
-func (m *Manager) late(ctx context.Context, unit string, before state, err error) (Status, error) {
-	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, errSlow) {
+func (m *Manager) lateStart(ctx context.Context, unit, what string, before state, err error) (Status, error) {
+	if !late(err) {
 		return before.Status, err
 	}
 	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
@@ -190,7 +240,7 @@ func (m *Manager) late(ctx context.Context, unit string, before state, err error
 	case serr != nil:
 		return before.Status, fault.New(api.ReasonSystemd, errors.Join(err, serr))
 	case st.ActiveState == "activating" && st.InvocationID != before.InvocationID:
-		return st.Status, m.failed(soon, "cannot restart "+unit+" in time", st)
+		return st.Status, m.failed(soon, "cannot "+what+" in time", st)
 	}
 	return st.Status, fault.Errorf(api.ReasonSystemd, "%w; it is still %s (%s)", err, st.ActiveState, st.SubState)
 }

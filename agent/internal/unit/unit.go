@@ -64,6 +64,7 @@ type Status struct {
 	NRestarts                        int           // by systemd itself (Restart=) since somebody started it
 	ExecMainCode                     int           // how the main process ended: CLD_EXITED (1), CLD_KILLED (2), CLD_DUMPED (3), or 0
 	ExecMainStatus                   int           // its exit status, or the signal that killed it
+	ReloadResult                     string        // of its last reload: success, exit-code, timeout, ...
 	TimeoutStart, TimeoutStop        time.Duration // 0: no limit
 }
 
@@ -137,6 +138,7 @@ func read(props map[string]any) state {
 	st.ActiveState = get[string](props, "ActiveState")
 	st.SubState = get[string](props, "SubState")
 	st.Result = get[string](props, "Result")
+	st.ReloadResult = get[string](props, "ReloadResult")
 	st.InvocationID = hex.EncodeToString(get[[]byte](props, "InvocationID"))
 	st.MainPID = int(get[uint32](props, "MainPID"))
 	st.NRestarts = int(get[uint32](props, "NRestarts"))

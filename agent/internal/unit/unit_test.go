@@ -46,6 +46,13 @@ func within(t *testing.T) context.Context {
 	return ctx
 }
 
+// briefly is too short for anything but a start that succeeds at once.
+func briefly(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // want lets a target want units, as installed ones are: systemd keeps those in
 // memory when they are inactive.
 func (w world) want(t *testing.T, names ...string) {
@@ -267,12 +274,7 @@ func TestRestartOutOfTime(t *testing.T) {
 	w := newWorld(t)
 	w.write(t, "mute.service", service("exec sleep 1000", "Type=notify", "TimeoutStartSec=infinity"))
 	w.write(t, "stubborn.service", service("trap \"\" TERM; touch "+w.RuntimeDir+"/trapped; while :; do sleep 0.05; done", "Type=exec", "TimeoutStopSec=1000"))
-	short := func() context.Context {
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		t.Cleanup(cancel)
-		return ctx
-	}
-	_, err := w.units.Restart(short(), "mute.service")
+	_, err := w.units.Restart(briefly(t), "mute.service")
 	if fault.ReasonOf(err) != api.ReasonStartFailed || !strings.Contains(err.Error(), "not ready yet: it never told systemd READY=1") {
 		t.Errorf("a start too slow: %v", err)
 	}
@@ -288,7 +290,7 @@ func TestRestartOutOfTime(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	_, err = w.units.Restart(short(), "stubborn.service")
+	_, err = w.units.Restart(briefly(t), "stubborn.service")
 	if fault.ReasonOf(err) != api.ReasonSystemd || !strings.Contains(err.Error(), "still deactivating") {
 		t.Errorf("a stop too slow: %v", err)
 	}

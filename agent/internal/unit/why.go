@@ -36,7 +36,7 @@ func (s state) why() string {
 			return "systemd did not start it, since " + unmet[0] + " is not met"
 		}
 	}
-	if c := s.command(); c != "" {
+	if c := s.troubled("ExecCondition", "ExecStartPre", "ExecStartPost"); c != "" {
 		return c
 	}
 	switch s.Result {
@@ -97,31 +97,6 @@ func (s state) exit() string {
 		return fmt.Sprintf("it %s signal %d (%s)", how, s.ExecMainStatus, sig)
 	}
 	return fmt.Sprintf("it is %s (%s), Result=%s", s.ActiveState, s.SubState, s.Result)
-}
-
-// command names a command before or after the main process that failed in the
-// unit's last start, "" if none did.
-func (s state) command() string {
-	began := get[uint64](s.props, "InactiveExitTimestampMonotonic")
-	for _, name := range []string{"ExecCondition", "ExecStartPre", "ExecStartPost"} {
-		for _, c := range get[[][]any](s.props, name) {
-			// path, argv, ignore failure, start and exit time (real, monotonic), pid, code, status
-			if len(c) != 10 {
-				continue
-			}
-			argv, _ := c[1].([]string)
-			ignore, _ := c[2].(bool)
-			start, _ := c[4].(uint64)
-			code, _ := c[8].(int32)
-			status, _ := c[9].(int32)
-			if ignore || start < began || code == 0 || code == ended && status == 0 {
-				continue
-			}
-			run := state{Status: Status{ExecMainCode: int(code), ExecMainStatus: int(status)}}
-			return fmt.Sprintf("its %s=%s failed: %s", name, strings.Join(argv, " "), run.exit())
-		}
-	}
-	return ""
 }
 
 // forgotten is the reason of a unit that systemd has dropped from memory, and
