@@ -320,6 +320,24 @@ func (u *fakeUnits) Restart(ctx context.Context, name string) (unit.Status, erro
 	return u.Status(ctx, name)
 }
 
+func (u *fakeUnits) Reload(ctx context.Context, name string) (unit.Status, error) {
+	return u.Restart(ctx, name)
+}
+
+func (u *fakeUnits) StopStart(ctx context.Context, name string) (unit.Status, error) {
+	return u.Restart(ctx, name)
+}
+
+func (u *fakeUnits) Reloads(context.Context, string) error { return nil }
+
+func (u *fakeUnits) Processes(ctx context.Context, name string) ([]unit.Process, error) {
+	pid, paths, err := u.Runs(ctx, name)
+	if pid == 0 {
+		return nil, err
+	}
+	return []unit.Process{{PID: pid, Paths: paths}}, err
+}
+
 func (u *fakeUnits) Runs(_ context.Context, name string) (int, []string, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

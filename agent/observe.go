@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"slices"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
 	"github.com/lockstep-deploy/lockstep/agent/internal/health"
 	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
+	"github.com/lockstep-deploy/lockstep/agent/internal/unit"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
@@ -38,11 +40,12 @@ type observer struct {
 	report   api.BalancerReport // guarded by app.mu
 	check    health.Check
 	verdict  *health.Verdict
-	// The proof holds as long as the same process runs.
+	// The proof holds as long as the same process runs and answers as the same
+	// version; not where workers come and go.
 	invocation string
 	pid        int
+	version    string
 	proof      string
-	paths      []string
 }
 
 // seed takes over the verdict of a turn that has just ended.
@@ -144,19 +147,34 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 	defer cancel()
 	v := view{Rotation: api.RotationUnknown, Health: api.HealthUnknown}
 	st, err := p.a.deps.Units.Status(ctx, o.spec.Unit)
+	// What it answered last counts for as long as it is the same process.
+	version := ""
+	if st.InvocationID == o.invocation {
+		version = o.version
+	}
+	if !o.check.None() {
+		probe := o.check.Probe(ctx)
+		if p.a.stop.Err() != nil {
+			return v
+		}
+		o.verdict.Add(probe)
+		if !probe.OK {
+			v.Detail = probe.Text
+		} else {
+			version = probe.Version
+		}
+	}
 	if err != nil {
 		v.Detail = err.Error()
 	} else {
-		if st.InvocationID != o.invocation || st.MainPID != o.pid || st.InvocationID == "" {
-			o.invocation, o.pid = "", 0
-			if o.proof, o.paths, err = activate.Proof(ctx, p.a.deps.Units, p.store.Instance(g.Instance), o.spec.Unit); err != nil {
-				v.Detail = err.Error()
-			} else {
-				o.invocation, o.pid = st.InvocationID, st.MainPID
-			}
+		if err := p.prove(ctx, o, st, version); err != nil {
+			v.Detail = err.Error()
 		}
 		v.Release = o.proof
-		active := st.ActiveState == "active"
+		if version != "" && o.proof != "" && !health.Names(version, o.proof) && v.Detail == "" {
+			v.Detail = fmt.Sprintf("it runs from release %s, and answers as version %q", o.proof, version)
+		}
+		active := st.Up()
 		if !active {
 			v.Detail = o.spec.Unit + " is " + st.ActiveState
 		}
@@ -170,22 +188,27 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 			}
 		}
 	}
-	if !o.check.None() {
-		probe := o.check.Probe(ctx)
-		if p.a.stop.Err() != nil {
-			return v
-		}
-		o.verdict.Add(probe)
-		if !probe.OK && v.Detail == "" {
-			v.Detail = probe.Text
-		}
-	}
 	v.Health = o.verdict.State()
 	if o.spec.Balancer != nil {
 		p.observeRotation(ctx, o, &v)
 		p.checkBalancer(o)
 	}
 	return v
+}
+
+// prove brings the proof of what the target runs up to date. st is its unit, version
+// what it last answered.
+func (p *app) prove(ctx context.Context, o *observer, st unit.Status, version string) error {
+	same := st.InvocationID == o.invocation && st.MainPID == o.pid && st.InvocationID != "" && version == o.version
+	if same && o.spec.Restart != api.RestartReload {
+		return nil
+	}
+	proof, _, err := activate.Proof(ctx, p.a.deps.Units, p.store.Instance(o.instance), o.spec, version)
+	o.invocation, o.pid, o.version, o.proof = st.InvocationID, st.MainPID, version, proof
+	if err != nil {
+		o.invocation = ""
+	}
+	return err
 }
 
 // observeRotation asks the balancer how the target stands.

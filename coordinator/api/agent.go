@@ -308,6 +308,9 @@ type Spec struct {
 	Repo           string      `json:"repo"`
 	SourceVia      string      `json:"source_via,omitempty"` // who fetches commits: [ViaAgent] or [ViaCoordinator]
 	Unit           string      `json:"unit"`                 // systemd unit name, "hello.service"; of an app with instances a template
+	// Restart is how the unit comes to run another release: [RestartReload],
+	// [RestartStopStart], or "" for a plain restart.
+	Restart        string      `json:"restart,omitempty"`
 	RestartTimeout Duration    `json:"restart_timeout"`
 	Health         HealthCheck `json:"health"`
 	Balancer       *Balancer   `json:"balancer,omitempty"`
@@ -332,17 +335,33 @@ func (s Spec) Of(g Goal) Spec {
 	return s
 }
 
+// Ways for a unit to come to run another release, besides a restart.
+const (
+	RestartReload    = "reload"     // by its own ExecReload: the main process may stay
+	RestartStopStart = "stop_start" // stopped, and started once it is down
+)
+
 // HealthCheck says when a target is healthy. With neither HTTP nor TCP set
 // ("health: none") a target is healthy while its unit is active.
 type HealthCheck struct {
 	HTTP string `json:"http,omitempty"` // URL; healthy is a status 200 to 299
 	TCP  string `json:"tcp,omitempty"`  // host:port; healthy is an accepted connection
+	// Version is where the answer over HTTP says what answered, nil when it does not.
+	Version *Version `json:"version,omitempty"`
 
 	Interval Duration `json:"interval"` // between probes
 	Timeout  Duration `json:"timeout"`  // of one probe
 	Passes   int      `json:"passes"`   // in a row that make it healthy
 	Failures int      `json:"failures"` // in a row that make a healthy one unhealthy
 	Deadline Duration `json:"deadline"` // to become healthy after a restart
+}
+
+// Version is one of a header and a field of a JSON object, with dots between
+// names of objects within objects. It must hold the commit's SHA, seven digits or
+// more of it, or the release's id.
+type Version struct {
+	Header string `json:"header,omitempty"`
+	JSON   string `json:"json,omitempty"`
 }
 
 // Balancer is a load balancer as an agent needs to know it.

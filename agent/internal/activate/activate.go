@@ -41,7 +41,13 @@ var errRevoked = fault.Errorf(api.ReasonRevoked, "the coordinator took the turn 
 type Units interface {
 	Status(ctx context.Context, unit string) (unit.Status, error)
 	Restart(ctx context.Context, unit string) (unit.Status, error)
+	// Reload and StopStart are for apps that ask for them; Reloads tells whether
+	// the former is possible.
+	Reload(ctx context.Context, unit string) (unit.Status, error)
+	StopStart(ctx context.Context, unit string) (unit.Status, error)
+	Reloads(ctx context.Context, unit string) error
 	Runs(ctx context.Context, unit string) (pid int, paths []string, err error)
+	Processes(ctx context.Context, unit string) ([]unit.Process, error)
 	// Settled returns nil while the start that invocation names still runs, and
 	// otherwise tells what became of it.
 	Settled(ctx context.Context, unit, invocation string, nrestarts int) error

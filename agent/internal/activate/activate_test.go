@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -112,13 +113,14 @@ type expectation struct {
 	reverted bool
 	reason   api.Reason
 	restarts int
+	reloads  int
 	text     string
 	note     string // of the drain, in the timeline
 }
 
 func stories() map[string]expectation {
 	good := base(healthyApps())
-	return map[string]expectation{
+	all := map[string]expectation{
 		"a good release": {s: good, ok: true, restarts: 1},
 		"a release already in place": {
 			s: change(good, func(s *scenario) { s.Apps = with(app{}) }), ok: true, restarts: 1},
@@ -203,6 +205,8 @@ func stories() map[string]expectation {
 		"a full disk before the rejoin":  {s: change(good, func(s *scenario) { s.DiskFull = 5 }), reverted: true, reason: api.ReasonInternal, restarts: 2},
 		"a full disk at the end":         {s: change(good, func(s *scenario) { s.DiskFull = 7 }), ok: true, restarts: 1},
 	}
+	maps.Copy(all, unitStories())
+	return all
 }
 
 func TestStories(t *testing.T) {
@@ -220,8 +224,8 @@ func TestStories(t *testing.T) {
 			if o.OK != e.ok || o.Reverted != e.reverted || o.Reason != e.reason {
 				t.Errorf("outcome: ok %v, reverted %v, reason %q (%s); want %v, %v, %q", o.OK, o.Reverted, o.Reason, o.Text, e.ok, e.reverted, e.reason)
 			}
-			if w.restarts != e.restarts {
-				t.Errorf("%d restarts, want %d", w.restarts, e.restarts)
+			if w.restarts != e.restarts || w.reloads != e.reloads {
+				t.Errorf("%d restarts and %d reloads, want %d and %d", w.restarts, w.reloads, e.restarts, e.reloads)
 			}
 			if note := drainNote(o); !strings.Contains(note, e.note) || e.note == "" && note != "" && e.s.OnTimeout != "proceed" {
 				t.Errorf("the drain's note is %q, want %q", note, e.note)
@@ -368,6 +372,7 @@ func TestNoFaultBreaksAPromise(t *testing.T) {
 			Flaky:    rapid.SampledFrom([]int{0, 0, 3, 5, 7}).Draw(rt, "flaky"),
 			ForgetAt: rapid.IntRange(0, 6).Draw(rt, "forget at look"),
 			ForgetOn: rapid.SampledFrom([]string{"", "", "switch", "boot"}).Draw(rt, "forget on"),
+			How:      rapid.SampledFrom([]string{"", "", api.RestartReload, api.RestartStopStart}).Draw(rt, "how"),
 			DiskFull: rapid.SampledFrom([]int{0, 0, 1, 2, 3, 4, 5, 6, 7, 8}).Draw(rt, "disk full"),
 		}
 		if odd("revoked") {

@@ -35,6 +35,11 @@ func (a *activation) snapshot() error {
 	if err != nil {
 		return err
 	}
+	if a.reloads() {
+		if err := a.reloadable(); err != nil {
+			return err
+		}
+	}
 	a.t.Before = st.InvocationID
 	if a.inPlace() {
 		a.already = true
@@ -63,11 +68,12 @@ func (a *activation) serves(release string) error {
 	if st.ActiveState != "active" {
 		return fmt.Errorf("%s is %s", a.t.Spec.Unit, st.ActiveState)
 	}
-	if err := a.proves(ctx, release); err != nil {
-		return err
-	}
-	if p := a.probe(ctx, st); !p.OK {
+	p := a.probe(ctx, st)
+	if !p.OK {
 		return errors.New(p.Text)
+	}
+	if err := a.proves(ctx, release, p); err != nil {
+		return err
 	}
 	pool, err := a.Balancer.Observe(ctx)
 	if err != nil {
@@ -159,7 +165,7 @@ func (a *activation) restart() error {
 	within := orElse(a.t.Spec.RestartTimeout.D(), 90*time.Second)
 	ctx, cancel := context.WithTimeout(a.Work, within)
 	defer cancel()
-	st, err := a.Units.Restart(ctx, a.t.Spec.Unit)
+	st, err := a.anew(ctx)
 	switch {
 	case err == nil:
 		a.t.Running = st.InvocationID
@@ -182,7 +188,7 @@ func (a *activation) restartedAlready() bool {
 	if err != nil || st.ActiveState != "active" || a.t.Before == "" || st.InvocationID == a.t.Before {
 		return false
 	}
-	if a.proves(ctx, a.wants()) != nil {
+	if got, _, err := Proof(ctx, a.Units, a.Releases, a.t.Spec, ""); err != nil || got != a.wants() {
 		return false
 	}
 	a.t.Running = st.InvocationID

@@ -3,7 +3,6 @@ package activate
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
@@ -12,45 +11,6 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
-
-// Proof returns the release that a unit's main process runs from: the one that
-// its executable or its working directory lies in. It is empty when no process
-// runs, when neither lies in a release, and when they contradict each other.
-func Proof(ctx context.Context, units Units, releases Releases, name string) (release string, paths []string, err error) {
-	_, paths, err = units.Runs(ctx, name)
-	if err != nil {
-		return "", nil, err
-	}
-	for _, p := range paths {
-		id, ok := releases.Of(p)
-		switch {
-		case !ok:
-		case release == "":
-			release = id
-		case release != id:
-			return "", paths, nil
-		}
-	}
-	return release, paths, nil
-}
-
-// proves returns nil when the unit's process runs from release.
-func (a *activation) proves(ctx context.Context, release string) error {
-	got, paths, err := Proof(ctx, a.Units, a.Releases, a.t.Spec.Unit)
-	switch {
-	case err != nil:
-		return err
-	case got == release:
-		return nil
-	case got != "":
-		return fault.Errorf(api.ReasonWrongRelease, "%s runs release %s, expected %s", a.t.Spec.Unit, got, release)
-	case len(paths) == 0:
-		return fault.Errorf(api.ReasonStartFailed, "%s has no main process", a.t.Spec.Unit)
-	}
-	return fault.Errorf(api.ReasonWrongRelease,
-		"%s runs from no release, expected %s: neither its executable nor its working directory (%s) lies in one; "+
-			"set WorkingDirectory= of the unit to the app's current directory", a.t.Spec.Unit, release, strings.Join(paths, ", "))
-}
 
 // probe looks at the health of a unit in state st. Without a health check a
 // target is as healthy as its unit is active.
@@ -123,14 +83,33 @@ func (a *activation) verify() error {
 		if a.Work.Err() != nil {
 			return ErrStopped
 		}
+		waits := fmt.Sprintf("%d of %d passes: %s", passes, need, last.Text)
+		var unproved error
 		if passes >= need && st.ActiveState == "active" {
-			break
+			ctx, cancel := a.call()
+			unproved = a.proves(ctx, a.wants(), last)
+			cancel()
+			if a.Work.Err() != nil {
+				return ErrStopped
+			}
+			if unproved == nil {
+				break
+			}
+			// Workers take their time to be replaced. Otherwise what answers now is
+			// what will.
+			if !a.reloads() || fault.ReasonOf(unproved) != api.ReasonWrongRelease {
+				return unproved
+			}
+			waits = unproved.Error()
 		}
 		if !time.Now().Before(deadline) {
 			a.showHealth(api.Unhealthy)
+			if unproved != nil {
+				return unproved
+			}
 			return a.unhealthy(within, st, passes, need, last)
 		}
-		a.show(fmt.Sprintf("%d of %d passes: %s", passes, need, last.Text))
+		a.show(waits)
 		wait := poll.next()
 		if last.OK && h.Interval > 0 {
 			wait = h.Interval.D()
@@ -145,14 +124,6 @@ func (a *activation) verify() error {
 		if st, err = a.status(); err != nil {
 			return err
 		}
-	}
-	ctx, cancel := a.call()
-	defer cancel()
-	if err := a.proves(ctx, a.wants()); err != nil {
-		if a.Work.Err() != nil {
-			return ErrStopped
-		}
-		return err
 	}
 	// Once more, for a process that answered and fell over.
 	st, err := a.status()
@@ -185,6 +156,7 @@ func (a *activation) soak() error {
 	// A look at the balancer that brings nothing is not held against anybody
 	// for this long.
 	var blind time.Time
+	var last health.Probe
 	failures, out := 0, 0
 	first, err := a.status()
 	if err != nil {
@@ -196,6 +168,7 @@ func (a *activation) soak() error {
 		}
 		ctx, cancel := a.call()
 		p := a.probe(ctx, st)
+		last = p
 		rejoined, err := a.Balancer.RejoinStatus(ctx, *a.t.Restore)
 		cancel()
 		if a.Work.Err() != nil {
@@ -245,7 +218,7 @@ func (a *activation) soak() error {
 	}
 	ctx, cancel := a.call()
 	defer cancel()
-	if err := a.proves(ctx, a.t.Release); err != nil {
+	if err := a.proves(ctx, a.t.Release, last); err != nil {
 		if a.Work.Err() != nil {
 			return ErrStopped
 		}

@@ -31,6 +31,9 @@ type app struct {
 	Boot    time.Duration // until it answers
 	DiesIn  time.Duration // crashes and is started again, for ever
 	Strays  bool          // runs from somewhere else
+	Version string        // that it answers with
+	Stuck   bool          // is told to reload, and does not
+	NoLoad  bool          // its reload fails
 }
 
 // scenario is a made world and what happens in it.
@@ -58,7 +61,11 @@ type scenario struct {
 	RevokeAt time.Duration // 0: never
 
 	// The balancer can end work by force, which works at the n-th time; 0: it cannot.
-	ForceAt int
+	ForceAt  int
+	How      string       // of Spec.Restart
+	NoReload bool         // the unit has no ExecReload
+	Where    *api.Version // of Spec.Health.Version
+
 	// From its first change on the balancer refuses changes for so long, with this
 	// class, asking to be left alone for After.
 	BusyFor time.Duration
@@ -82,6 +89,7 @@ type world struct {
 
 	// unit
 	running    string
+	main       string // what the main process runs from, "" for the same
 	invocation int
 	started    time.Time
 	active     bool
@@ -101,6 +109,7 @@ type world struct {
 	passed   int  // health passes since the last start
 	touched  bool // restarted since the last drain began
 	restarts int
+	reloads  int
 
 	writes  int
 	ops     int
@@ -192,6 +201,7 @@ func (u units) Restart(ctx context.Context, _ string) (st unit.Status, err error
 		u.touched, u.passed = true, 0
 		u.running, u.active, u.started, u.nrestarts = u.current, true, time.Now(), 0
 		u.invocation++
+		u.main = ""
 		if u.release().NoStart {
 			u.active = false
 			err = fault.Errorf(api.ReasonStartFailed, "exit status 1")
@@ -201,6 +211,61 @@ func (u units) Restart(ctx context.Context, _ string) (st unit.Status, err error
 		st = u.status()
 	})
 	return st, err
+}
+
+func (u units) StopStart(ctx context.Context, name string) (unit.Status, error) {
+	return u.Restart(ctx, name)
+}
+
+func (u units) Reloads(context.Context, string) (err error) {
+	u.op("units.Reloads", func() {
+		if u.s.NoReload {
+			err = fault.Errorf(api.ReasonNoReload, "no ExecReload")
+		}
+	})
+	return err
+}
+
+// Reload leaves the main process, and has it start new workers a moment later.
+func (u units) Reload(context.Context, string) (st unit.Status, err error) {
+	u.op("units.Reload", func() {
+		if !u.drained {
+			u.violate("reloaded while the balancer may send it work")
+		}
+		next := u.s.Apps[u.current]
+		if next.NoLoad {
+			err = fault.Errorf(api.ReasonStartFailed, "ExecReload failed")
+			return
+		}
+		u.reloads++
+		if u.main == "" {
+			u.main = u.running
+		}
+		u.touched, u.passed = true, 0
+		if !next.Stuck {
+			u.running, u.started = u.current, time.Now()
+		}
+		st = u.status()
+	})
+	return st, err
+}
+
+func (u units) Processes(context.Context, string) (all []unit.Process, err error) {
+	u.op("units.Processes", func() {
+		u.live()
+		if !u.active {
+			return
+		}
+		main := u.main
+		if main == "" {
+			main = u.running
+		}
+		all = append(all, unit.Process{PID: 7, Started: 1, Paths: []string{"/usr/bin/python3", "/rel/" + main}})
+		if !u.release().Strays && time.Since(u.started) > 300*time.Millisecond {
+			all = append(all, unit.Process{PID: 8, Started: 2, Paths: []string{"/usr/bin/python3", "/rel/" + u.running}})
+		}
+	})
+	return all, nil
 }
 
 func (u units) Runs(context.Context, string) (pid int, paths []string, err error) {
@@ -433,7 +498,7 @@ func (p prober) Probe(context.Context) (out health.Probe) {
 			p.violate("for %s the balancer may send work to what is not verified", time.Since(p.loose))
 			p.loose = time.Time{}
 		}
-		out = health.Probe{OK: p.healthy(), Text: "200"}
+		out = health.Probe{OK: p.healthy(), Text: "200", Version: p.release().Version}
 		if out.OK {
 			p.passed++
 		} else {
@@ -520,10 +585,10 @@ func (w *world) newTurn(number uint64) journal.Turn {
 		Number: number, Release: goal, Fallback: w.s.Fallback, Server: server, Soak: api.Duration(w.s.Soak),
 		Step: api.StepSnapshot, Since: time.Now(),
 		Spec: api.Spec{
-			Unit: unitName, RestartTimeout: api.Duration(20 * time.Second),
+			Unit: unitName, RestartTimeout: api.Duration(20 * time.Second), Restart: w.s.How,
 			Health: api.HealthCheck{
 				HTTP: "http://127.0.0.1/", Interval: api.Duration(200 * time.Millisecond), Timeout: api.Duration(time.Second),
-				Passes: passes, Failures: 2, Deadline: api.Duration(10 * time.Second),
+				Passes: passes, Failures: 2, Deadline: api.Duration(10 * time.Second), Version: w.s.Where,
 			},
 			Balancer: &api.Balancer{
 				Name: "lb", Type: "world", MinHealthy: w.s.MinHealthy, OnDrainTimeout: w.s.OnTimeout,

@@ -24,6 +24,8 @@ const (
 type Check struct {
 	HTTP string // URL; healthy is a status 200 to 299, redirects are not followed
 	TCP  string // host:port; healthy is an accepted connection
+	// Version is where the answer says what answered, nil for nowhere.
+	Version *api.Version
 
 	Interval time.Duration // from the end of one probe to the start of the next
 	Timeout  time.Duration // of one probe
@@ -38,6 +40,7 @@ func FromAPI(h api.HealthCheck) Check {
 	c := Check{
 		HTTP:     h.HTTP,
 		TCP:      h.TCP,
+		Version:  h.Version,
 		Interval: h.Interval.D(),
 		Timeout:  h.Timeout.D(),
 		Passes:   max(h.Passes, 1),

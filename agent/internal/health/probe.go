@@ -21,6 +21,9 @@ type Probe struct {
 	// Text says what was asked and what came of it, without credentials:
 	// "GET http://127.0.0.1:8080/health: 502 Bad Gateway".
 	Text string
+	// Version is what the answer gives as its version, without what cannot be
+	// shown; "" when it is not there, or nobody asked.
+	Version string
 }
 
 // Probe looks once, for at most c.Timeout. Where both HTTP and TCP are set, both
@@ -37,7 +40,7 @@ func (c Check) Probe(ctx context.Context) Probe {
 	for _, look := range []struct {
 		on   bool
 		name string
-		do   func(context.Context) (string, error)
+		do   func(context.Context) (found, version string, err error)
 	}{
 		{c.TCP != "", c.tcp(), c.lookTCP},
 		{c.HTTP != "", c.http(), c.lookHTTP},
@@ -45,7 +48,7 @@ func (c Check) Probe(ctx context.Context) Probe {
 		if !look.on {
 			continue
 		}
-		found, err := look.do(within)
+		found, version, err := look.do(within)
 		switch {
 		case err == nil:
 		case within.Err() == nil:
@@ -55,7 +58,7 @@ func (c Check) Probe(ctx context.Context) Probe {
 		default:
 			p.OK, found = false, "timeout after "+limit.String()
 		}
-		p.Text = look.name + ": " + found
+		p.Text, p.Version = look.name+": "+found, version
 		if !p.OK {
 			break
 		}
@@ -66,19 +69,19 @@ func (c Check) Probe(ctx context.Context) Probe {
 func (c Check) http() string { return "GET " + redacted(c.HTTP) }
 func (c Check) tcp() string  { return "TCP " + c.TCP }
 
-func (c Check) lookTCP(ctx context.Context) (string, error) {
+func (c Check) lookTCP(ctx context.Context) (found, version string, err error) {
 	conn, err := dial(ctx, "tcp", c.TCP)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	_ = conn.Close() // nothing was written that could be lost
-	return "connected", nil
+	return "connected", "", nil
 }
 
-func (c Check) lookHTTP(ctx context.Context) (string, error) {
+func (c Check) lookHTTP(ctx context.Context) (found, version string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.HTTP, nil)
 	if err != nil {
-		return "", fmt.Errorf("not a URL that can be asked: %w", unwrapURL(err))
+		return "", "", fmt.Errorf("not a URL that can be asked: %w", unwrapURL(err))
 	}
 	req.Header.Set("User-Agent", "lockstep-agent")
 	// No proxy: what answers must be this target and nothing in between.
@@ -90,23 +93,27 @@ func (c Check) lookHTTP(ctx context.Context) (string, error) {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return "", unwrapURL(err)
+		return "", "", unwrapURL(err)
 	}
 	defer resp.Body.Close()
 	status := fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	switch {
 	case resp.StatusCode >= 300 && resp.StatusCode < 400:
 		if to := resp.Header.Get("Location"); to != "" {
-			return "", fmt.Errorf("%s, a redirect to %s: a redirect is not healthy, check a page that answers 200 itself", status, redacted(to))
+			return "", "", fmt.Errorf("%s, a redirect to %s: a redirect is not healthy, check a page that answers 200 itself", status, redacted(to))
 		}
-		return "", fmt.Errorf("%s: a redirect is not healthy, check a page that answers 200 itself", status)
+		return "", "", fmt.Errorf("%s: a redirect is not healthy, check a page that answers 200 itself", status)
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
-		return "", errors.New(status)
+		return "", "", errors.New(status)
 	}
-	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody)); err != nil {
-		return "", fmt.Errorf("%s, but the answer broke off: %s", status, cause(err))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	if err != nil {
+		return "", "", fmt.Errorf("%s, but the answer broke off: %s", status, cause(err))
 	}
-	return status, nil
+	if c.Version != nil {
+		version = versionOf(c.Version, resp.Header, body)
+	}
+	return status, version, nil
 }
 
 // dial connects to a target. A port of the ephemeral range on which nobody

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// command is one command of a unit beside its main process, and how its last run
+// line is one command of a unit beside its main process, and how its last run
 // went.
-type command struct {
+type line struct {
 	text       string // as the unit file has it: ExecStartPre=/bin/true
 	ignored    bool   // its failure counts for nothing
 	start, end uint64 // monotonic; 0 for not yet
@@ -16,8 +16,8 @@ type command struct {
 }
 
 // commands are those of some settings of the unit's, in their order.
-func (s state) commands(settings ...string) []command {
-	var all []command
+func (s state) commands(settings ...string) []line {
+	var all []line
 	for _, setting := range settings {
 		for _, c := range get[[][]any](s.props, setting) {
 			// path, argv, ignore failure, start and exit time (real, monotonic), pid, code, status
@@ -30,7 +30,7 @@ func (s state) commands(settings ...string) []command {
 			end, _ := c[6].(uint64)
 			code, _ := c[8].(int32)
 			status, _ := c[9].(int32)
-			all = append(all, command{setting + "=" + strings.Join(argv, " "), ignored, start, end, int(code), int(status)})
+			all = append(all, line{setting + "=" + strings.Join(argv, " "), ignored, start, end, int(code), int(status)})
 		}
 	}
 	return all

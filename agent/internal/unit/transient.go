@@ -188,7 +188,7 @@ func (m *Manager) Transient(ctx context.Context, unit string) (TransientState, e
 	t.Why = st.why()
 	// The program begins with writing; a failure before it is one of ExecStartPre=
 	// or of systemd's own, which has exit statuses from 200.
-	t.Unset = st.command() != "" || st.Result == "resources" || st.ExecMainCode == ended && setup[st.ExecMainStatus] != ""
+	t.Unset = st.troubled("ExecCondition", "ExecStartPre", "ExecStartPost") != "" || st.Result == "resources" || st.ExecMainCode == ended && setup[st.ExecMainStatus] != ""
 	if t.Unset {
 		t.Why += m.lastLines(ctx, st.InvocationID)
 	}

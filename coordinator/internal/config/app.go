@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -20,7 +21,7 @@ const (
 )
 
 func (l *loader) readApp(name string, v value) {
-	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "health",
+	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "restart", "health",
 		"balancer", "env", "secrets", "build_limits", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
 		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
 		"build_on", "build_skew", "artifact", "source")
@@ -82,6 +83,7 @@ func (l *loader) readApp(name string, v value) {
 			a.checkUnit(v, o.has("instances"))
 		}
 	}
+	a.Restart = o.word("restart", "restart", api.RestartReload, api.RestartStopStart)
 	a.Health = defaultHealth
 	if v, ok := o.need("health", writeHealth); ok {
 		a.Health = v.health()
@@ -195,7 +197,7 @@ func (v value) health() api.HealthCheck {
 	if v.is("none") {
 		return h
 	}
-	o, ok := v.object(writeHealth, "http", "tcp", "interval", "timeout", "passes", "failures", "deadline")
+	o, ok := v.object(writeHealth, "http", "tcp", "version", "interval", "timeout", "passes", "failures", "deadline")
 	if !ok {
 		return h
 	}
@@ -213,6 +215,12 @@ func (v value) health() api.HealthCheck {
 			tcp.fail("expected host:port, got %s; write 127.0.0.1:8080", quoted(h.TCP))
 		}
 	}
+	if v, ok := o.get("version"); ok {
+		h.Version = v.version()
+		if hasTCP {
+			v.fail("a connection does not tell a version; write health: {http: …}, or leave version out")
+		}
+	}
 	h.Interval = api.Duration(o.duration("interval", h.Interval.D(), 10*time.Millisecond, time.Hour))
 	h.Timeout = api.Duration(o.duration("timeout", h.Timeout.D(), 10*time.Millisecond, time.Hour))
 	h.Passes = o.count("passes", h.Passes, 1, 1000)
@@ -224,6 +232,36 @@ func (v value) health() api.HealthCheck {
 	}
 	return h
 }
+
+// version reads where an app's answer says which version it is.
+func (v value) version() *api.Version {
+	const write = "{header: X-Version} or {json: version}"
+	o, ok := v.object(write, "header", "json")
+	if !ok {
+		return nil
+	}
+	header, hasHeader := o.get("header")
+	field, hasJSON := o.get("json")
+	w := &api.Version{}
+	switch {
+	case hasHeader == hasJSON:
+		v.fail("expected one of header and json; write %s", write)
+	case hasHeader:
+		if w.Header, ok = header.text("the name of a header, such as X-Version"); ok && !headerName.MatchString(w.Header) {
+			header.fail("expected the name of a header, such as X-Version, got %s", quoted(w.Header))
+		}
+	case hasJSON:
+		if w.JSON, ok = field.text("the name of a field, such as version"); ok && !fieldName.MatchString(w.JSON) {
+			field.fail("expected the name of a field, with dots between those of objects within objects, such as build.sha, got %s", quoted(w.JSON))
+		}
+	}
+	return w
+}
+
+var (
+	headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
+	fieldName  = regexp.MustCompile(`^[^.\x00-\x1f\x7f]{1,100}(\.[^.\x00-\x1f\x7f]{1,100}){0,9}$`)
+)
 
 // withAddress puts a node's address in the place of "{address}", in brackets
 // where it is an IPv6 one.

@@ -171,6 +171,7 @@ func (w *writer) app(a *App) {
 	w.put("build_skew", string(a.BuildSkew))
 	w.given("artifact", a.Artifact)
 	w.put("unit", plain(a.Unit))
+	w.put("restart", a.Restart)
 	w.health(a.Health)
 	if a.Balancer != nil {
 		w.put("balancer", plain(a.Balancer.Name))
@@ -206,6 +207,11 @@ func (w *writer) health(h api.HealthCheck) {
 		w.put("http", plain(h.HTTP))
 	} else {
 		w.put("tcp", plain(h.TCP))
+	}
+	if v := h.Version; v != nil && v.Header != "" {
+		w.put("version", "{header: "+plain(v.Header)+"}")
+	} else if v != nil {
+		w.put("version", "{json: "+plain(v.JSON)+"}")
 	}
 	w.put("interval", short(h.Interval.D()))
 	w.put("timeout", short(h.Timeout.D()))

@@ -198,6 +198,9 @@ type App struct {
 	ForcePush       ForcePush
 	// MaxUnavailable is that of the app's pool.
 	MaxUnavailable Share
+	// Restart is how the unit comes to run another release: "restart", "reload" or
+	// "stop_start".
+	Restart string
 	// LastIf is a command that succeeds on the node that is to be rolled last, ""
 	// for none.
 	LastIf string

@@ -42,6 +42,7 @@ func TestSpec(t *testing.T) {
 		Repo:           "git@github.com:me/shop.git",
 		SourceVia:      api.ViaCoordinator,
 		Unit:           "shop.service",
+		Restart:        api.RestartStopStart,
 		RestartTimeout: api.Duration(90 * time.Second),
 		Health: api.HealthCheck{
 			TCP: "[fd00::11]:8080", Interval: api.Duration(500 * time.Millisecond), Timeout: api.Duration(time.Second),

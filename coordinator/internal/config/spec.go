@@ -20,6 +20,9 @@ func (a *App) Recipe() api.Recipe {
 // Spec is how the app runs on a node, whatever the release.
 func (a *App) Spec(n *Node) api.Spec {
 	s := api.Spec{Repo: a.Repo, Unit: a.Unit, RestartTimeout: api.Duration(a.RestartTimeout), Health: a.Health, LastIf: a.LastIf}
+	if a.Restart != "restart" {
+		s.Restart = a.Restart
+	}
 	if a.Source.Via == ViaCoordinator {
 		s.SourceVia = api.ViaCoordinator
 	}

@@ -1,0 +1,4 @@
+package health
+
+// VersionOf is fuzzed.
+var VersionOf = versionOf
