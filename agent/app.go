@@ -25,12 +25,13 @@ type app struct {
 	file  *journal.File
 	store *release.Store
 
-	toPrepare, toActivate, toAsk chan struct{} // there may be something new
+	toPrepare, toCommand, toActivate, toAsk chan struct{} // there may be something new
 
 	mu        sync.Mutex
 	views     map[string]view     // by target: as last observed
 	turns     map[string]*current // by target: in progress
 	preparing *attempt            // in progress
+	commanded *commanded          // in progress
 	observers map[string]*observer
 	edited    map[string]string // a file that was changed, by release
 	compared  time.Time         // when the releases were looked at for that
@@ -68,13 +69,14 @@ func (a *Agent) openApp(name string) (*app, error) {
 	}
 	return &app{
 		a: a, name: name, log: a.deps.Log.With("app", name), file: file, store: store,
-		toPrepare: make(chan struct{}, 1), toActivate: make(chan struct{}, 1), toAsk: make(chan struct{}, 1),
+		toPrepare: make(chan struct{}, 1), toCommand: make(chan struct{}, 1), toActivate: make(chan struct{}, 1), toAsk: make(chan struct{}, 1),
 		views: map[string]view{}, turns: map[string]*current{}, observers: map[string]*observer{},
 	}, nil
 }
 
 func (p *app) start() {
 	p.a.running.Go(p.prepareLoop)
+	p.a.running.Go(p.commandLoop)
 	p.a.running.Go(p.activateLoop)
 	p.a.running.Go(p.lastLoop)
 }
@@ -125,8 +127,10 @@ func (p *app) changed() {
 	p.mu.Lock()
 	p.checkRevoked()
 	p.checkPreparing()
+	p.checkCommand()
 	p.mu.Unlock()
 	wake(p.toPrepare)
+	wake(p.toCommand)
 	wake(p.toActivate)
 	wake(p.toAsk)
 	p.a.notify()
@@ -189,6 +193,7 @@ func (p *app) report() (api.AppReport, bool) {
 	}
 	r.Left = p.left
 	r.Prepare = p.prepareReport(d)
+	r.Command = commandReport(d)
 	r.Balancer = p.balancerReport(d.Assignment.Targets)
 	for _, g := range d.Assignment.Targets {
 		r.Targets = append(r.Targets, p.targetReport(d, g.Target))

@@ -303,17 +303,22 @@ func (p *app) buildJob(r api.Release, attempt int) (sandbox.Job, error) {
 			return sandbox.Job{}, err
 		}
 	}
-	limits := sandbox.Limits{Timeout: r.Recipe.Timeout.D()}
-	if l := r.Recipe.Limits; l != nil {
-		limits.Memory, limits.CPUWeight, limits.IOWeight = l.Memory, l.CPUWeight, l.IOWeight
-		limits.Tasks, limits.Silence = l.Tasks, l.Silence.D()
-	}
 	return sandbox.Job{
 		Name: fmt.Sprintf("%s%s.%d", p.builds(), r.ID, attempt), What: "build", Reason: api.ReasonBuildFailed,
 		Commands: r.Recipe.Build, Dir: dir, Env: environment(r.Recipe.Env), Secrets: secrets, User: p.a.cfg.BuildUser,
 		Cache: filepath.Join(p.a.cfg.State, "cache", p.name), Writable: []string{dir},
-		Limits: limits, Background: true, Grace: buildGrace,
+		Limits: limitsOf(r.Recipe, r.Recipe.Timeout), Background: true, Grace: buildGrace,
 	}, nil
+}
+
+// limitsOf are the limits of the recipe's commands.
+func limitsOf(r api.Recipe, timeout api.Duration) sandbox.Limits {
+	limits := sandbox.Limits{Timeout: timeout.D()}
+	if l := r.Limits; l != nil {
+		limits.Memory, limits.CPUWeight, limits.IOWeight = l.Memory, l.CPUWeight, l.IOWeight
+		limits.Tasks, limits.Silence = l.Tasks, l.Silence.D()
+	}
+	return limits
 }
 
 // builds is what the names of the app's builds begin with. No app has a dot in

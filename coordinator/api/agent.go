@@ -69,6 +69,8 @@ type AppReport struct {
 	Edited map[string]string `json:"edited,omitempty"`
 	// Left are instances that the assignment names no more and that still run.
 	Left []LeftTarget `json:"left,omitempty"`
+	// Command is the release command that it claimed last.
+	Command *CommandReport `json:"command,omitempty"`
 	// Balancer is what the agent last learned of the app's balancer, if it speaks
 	// to it itself.
 	Balancer *BalancerReport `json:"balancer,omitempty"`
@@ -91,6 +93,17 @@ type PrepareReport struct {
 	Step    Step   `json:"step,omitempty"` // StepFetch, StepBuild, StepShare, or StepUnpack while it runs
 	Failed  bool   `json:"failed,omitempty"`
 	Reason  Reason `json:"reason,omitempty"`
+	Text    string `json:"text,omitempty"`
+}
+
+// CommandReport tells how a release command stands. One that does not run, did
+// not succeed, and has no reason is claimed.
+type CommandReport struct {
+	Release string `json:"release"`
+	Number  uint64 `json:"number"`
+	Running bool   `json:"running,omitempty"`
+	OK      bool   `json:"ok,omitempty"`
+	Reason  Reason `json:"reason,omitempty"` // why it failed, or nobody knows how it ended
 	Text    string `json:"text,omitempty"`
 }
 
@@ -174,6 +187,7 @@ const (
 	StepBuild    Step = "build"
 	StepShare    Step = "share"  // hand the built files to the coordinator
 	StepUnpack   Step = "unpack" // take built files from the coordinator
+	StepCommand  Step = "release_command"
 	StepSnapshot Step = "snapshot"
 	StepDrain    Step = "drain"
 	StepSwitch   Step = "switch"
@@ -190,12 +204,13 @@ type Reason string
 // Reasons an agent gives. The first group condemns the release, the second the
 // node; [Reason.CondemnsRelease] tells them apart.
 const (
-	ReasonBuildFailed  Reason = "build_failed"  // a build command failed or ran out of time
-	ReasonStartFailed  Reason = "start_failed"  // the unit did not start or kept crashing
-	ReasonUnhealthy    Reason = "unhealthy"     // health checks did not pass in time
-	ReasonSoakFailed   Reason = "soak_failed"   // became unhealthy or crashed while soaking
-	ReasonWrongRelease Reason = "wrong_release" // what runs after the restart is not the release
-	ReasonBadTree      Reason = "bad_tree"      // the commit holds what cannot be written safely
+	ReasonBuildFailed   Reason = "build_failed"   // a build command failed or ran out of time
+	ReasonStartFailed   Reason = "start_failed"   // the unit did not start or kept crashing
+	ReasonUnhealthy     Reason = "unhealthy"      // health checks did not pass in time
+	ReasonSoakFailed    Reason = "soak_failed"    // became unhealthy or crashed while soaking
+	ReasonWrongRelease  Reason = "wrong_release"  // what runs after the restart is not the release
+	ReasonCommandFailed Reason = "command_failed" // the release command failed or ran out of time
+	ReasonBadTree       Reason = "bad_tree"       // the commit holds what cannot be written safely
 
 	ReasonFetchFailed     Reason = "fetch_failed"     // remote unreachable, denied, commit unknown
 	ReasonDiskFull        Reason = "disk_full"        // no space or inodes
@@ -212,6 +227,7 @@ const (
 	ReasonBalancerFailed  Reason = "balancer_failed"  // did not answer or did not do as told
 	ReasonRejoinTimeout   Reason = "rejoin_timeout"   // the balancer did not call it healthy in time
 	ReasonSystemd         Reason = "systemd"          // the service manager did not answer
+	ReasonInterrupted     Reason = "interrupted"      // the agent or its machine went down meanwhile, so nobody knows
 	ReasonRevoked         Reason = "revoked"          // the coordinator took the turn back
 	ReasonInternal        Reason = "internal"         // anything else, named in the text
 )
@@ -220,7 +236,7 @@ const (
 // than the node or what surrounds it.
 func (r Reason) CondemnsRelease() bool {
 	switch r {
-	case ReasonBuildFailed, ReasonStartFailed, ReasonUnhealthy, ReasonSoakFailed, ReasonWrongRelease, ReasonBadTree:
+	case ReasonBuildFailed, ReasonStartFailed, ReasonUnhealthy, ReasonSoakFailed, ReasonWrongRelease, ReasonCommandFailed, ReasonBadTree:
 		return true
 	}
 	return false
@@ -238,6 +254,7 @@ type Assignment struct {
 	// KeepReleases is how many further releases to retain, newest first.
 	KeepReleases int      `json:"keep_releases"`
 	Prepare      *Prepare `json:"prepare,omitempty"`
+	Command      *Command `json:"command,omitempty"`
 	Targets      []Goal   `json:"targets"`
 	// Rollout labels step logs with the rollout they belong to; "" when none.
 	Rollout string `json:"rollout,omitempty"`
@@ -254,6 +271,17 @@ type Prepare struct {
 	// Share asks for the built files to be handed to the coordinator, also when
 	// the release is on disk already.
 	Share bool `json:"share,omitempty"`
+}
+
+// Command asks for a release's command to be run, which must not happen twice.
+// The agent that finds a number higher than all it knows claims it: it writes the
+// number down and reports it. It begins once Go is set, and never begins a number
+// that it has not claimed before. A command that the assignment no longer carries
+// is ended.
+type Command struct {
+	Release string `json:"release"`
+	Number  uint64 `json:"number"`
+	Go      bool   `json:"go,omitempty"`
 }
 
 // Goal is the desired state of one target. Turn 0 gives no leave to touch it.
@@ -292,6 +320,10 @@ type Recipe struct {
 	// Secrets are variables of the build whose values agent.yaml has.
 	Secrets []string     `json:"secrets,omitempty"`
 	Limits  *BuildLimits `json:"limits,omitempty"`
+	// ReleaseCommand are shell command lines that are run once in a rollout, on one
+	// node, before the first target leaves; ReleaseTimeout bounds them together.
+	ReleaseCommand []string `json:"release_command,omitempty"`
+	ReleaseTimeout Duration `json:"release_command_timeout,omitempty"`
 }
 
 // BuildLimits is what a build may use up of its node. 0 is no limit.

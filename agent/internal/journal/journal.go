@@ -35,7 +35,25 @@ type Doc struct {
 	Absent     bool               `json:"absent,omitempty"`
 	Assignment *api.Assignment    `json:"assignment,omitempty"`
 	Prepare    *Attempt           `json:"prepare,omitempty"`
+	Command    *Command           `json:"command,omitempty"`
 	Targets    map[string]*Target `json:"targets,omitempty"`
+}
+
+// Command is the release command that was claimed last. None of its number, or
+// of a lower one, is ever begun again.
+type Command struct {
+	Release string `json:"release"`
+	Number  uint64 `json:"number"`
+	Rollout string `json:"rollout,omitempty"`
+	// Begun is written before it is started, Done once its end is known, or is
+	// known to be unknown.
+	Begun  bool       `json:"begun,omitempty"`
+	Since  time.Time  `json:"since,omitzero"`
+	Runs   int        `json:"runs,omitempty"` // agents that waited for it
+	Done   bool       `json:"done,omitempty"`
+	OK     bool       `json:"ok,omitempty"`
+	Reason api.Reason `json:"reason,omitempty"`
+	Text   string     `json:"text,omitempty"`
 }
 
 // Attempt is the last attempt at preparing a release.
@@ -162,6 +180,9 @@ func (d *Doc) check(app string) error {
 	}
 	if p := d.Prepare; p != nil && p.Release == "" {
 		return errors.New("its attempt at preparing names no release")
+	}
+	if c := d.Command; c != nil && (c.Number == 0 || c.Release == "") {
+		return errors.New("its release command has no number, or names no release")
 	}
 	for name, t := range d.Targets {
 		if t == nil || name == "" {

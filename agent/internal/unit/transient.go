@@ -301,8 +301,21 @@ func (m *Manager) confine(t Transient, set func(string, any)) error {
 		set("BindPaths", binds)
 	}
 	set("ReadWritePaths", writable)
-	hide(t.Hidden, writable, set)
+	hide(t.Hidden, writable, seen(t.Dir, writable), set)
 	return nil
+}
+
+// seen mounts the directory where the unit starts, if it is out of sight in /tmp
+// otherwise.
+func seen(dir string, writable []string) []bind {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil || (!strings.HasPrefix(real, "/tmp/") && !strings.HasPrefix(real, "/var/tmp/")) {
+		return nil // systemd tells what is wrong with it
+	}
+	if slices.ContainsFunc(writable, func(w string) bool { return real == w || strings.HasPrefix(real, w+"/") }) {
+		return nil
+	}
+	return []bind{{real, real, false, 0}}
 }
 
 // bind is a path that is seen in the place of another.
@@ -316,8 +329,7 @@ type bind struct {
 // InaccessiblePaths= would do it with more words, but a user's systemd takes what
 // it puts there from its runtime directory, which may be in the /tmp that is
 // hidden.
-func hide(paths, writable []string, set func(string, any)) {
-	var files []bind
+func hide(paths, writable []string, files []bind, set func(string, any)) {
 	var dirs []struct{ Path, Options string }
 	for _, p := range paths {
 		real, err := filepath.EvalSymlinks(p)

@@ -24,7 +24,7 @@ func (l *loader) readApp(name string, v value) {
 	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "restart", "health",
 		"balancer", "env", "secrets", "build_limits", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
 		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
-		"build_on", "build_skew", "artifact", "source")
+		"build_on", "build_skew", "artifact", "release_command", "release_command_timeout", "source")
 	if !ok {
 		return
 	}
@@ -77,6 +77,7 @@ func (l *loader) readApp(name string, v value) {
 		a.Env = v.environment()
 	}
 	a.readArtifact(o)
+	a.readReleaseCommand(o)
 	a.readBuild(o)
 	if v, ok := o.need("unit", name+".service"); ok {
 		if a.Unit, ok = v.text(name + ".service"); ok {
@@ -293,7 +294,7 @@ func (v value) commands() []string {
 	if s, ok := v.node.(*ast.SequenceNode); ok && len(s.Values) == 0 {
 		return nil
 	}
-	return v.list(write, "a command", func(s string) bool { return strings.TrimSpace(s) != "" && !strings.Contains(s, "\x00") })
+	return v.list(write, "a command", isCommand)
 }
 
 // list reads a list of distinct strings, or of commands, which may repeat.

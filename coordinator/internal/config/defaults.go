@@ -170,6 +170,10 @@ func (w *writer) app(a *App) {
 	w.put("build_on", plain(string(a.BuildOn)))
 	w.put("build_skew", string(a.BuildSkew))
 	w.given("artifact", a.Artifact)
+	if len(a.ReleaseCommand) > 0 {
+		w.put("release_command", list(a.ReleaseCommand, plain))
+		w.put("release_command_timeout", short(a.ReleaseTimeout))
+	}
 	w.put("unit", plain(a.Unit))
 	w.put("restart", a.Restart)
 	w.health(a.Health)

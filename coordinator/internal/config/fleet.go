@@ -178,7 +178,10 @@ type App struct {
 	// Artifact is what of the built tree makes a release, as clean paths that may
 	// hold wildcards; nil is all of it.
 	Artifact []string
-	Unit     string // of an app with instances the template, app@.service
+	// ReleaseCommand are run once in a rollout, before the first target leaves.
+	ReleaseCommand []string
+	ReleaseTimeout time.Duration
+	Unit           string // of an app with instances the template, app@.service
 	// Health has neither HTTP nor TCP set for "health: none". "{address}" and
 	// "{instance}" stand in it as they were written.
 	Health   api.HealthCheck

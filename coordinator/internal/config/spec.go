@@ -11,10 +11,14 @@ import (
 // Recipe is what, with a commit, makes a release of the app.
 func (a *App) Recipe() api.Recipe {
 	limits := a.BuildLimits
-	return api.Recipe{
+	r := api.Recipe{
 		Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout), Artifact: a.Artifact,
-		Secrets: a.Secrets, Limits: &limits,
+		Secrets: a.Secrets, Limits: &limits, ReleaseCommand: a.ReleaseCommand,
 	}
+	if len(a.ReleaseCommand) > 0 {
+		r.ReleaseTimeout = api.Duration(a.ReleaseTimeout)
+	}
+	return r
 }
 
 // Spec is how the app runs on a node, whatever the release.
@@ -112,9 +116,10 @@ func (f *Fleet) Revision(a *App) string {
 
 // ReleaseID is the id of the release that a recipe makes of a commit: the first
 // 12 digits of each full SHA, and 6 that stand for the recipe. How long the
-// build may take, and what it may use up, makes no other release.
+// build or the release command may take, and what they may use up, makes no other
+// release.
 func ReleaseID(sha string, r api.Recipe) string {
-	r.Timeout, r.Limits = 0, nil
+	r.Timeout, r.Limits, r.ReleaseTimeout = 0, nil, 0
 	return sha[:min(12, len(sha))] + "-" + digest(r, 6)
 }
 

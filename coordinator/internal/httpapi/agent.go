@@ -59,6 +59,9 @@ func (s *server) assignment(ctx context.Context, node string, p runner.Placement
 		a.Prepare = &api.Prepare{Release: string(p.Wanted.Prepare), Attempt: p.Wanted.Attempt, Archive: p.Wanted.Archive, Share: p.Wanted.Share}
 		named = append(named[:len(named):len(named)], a.Prepare.Release)
 	}
+	if c := p.Wanted.Command; c.Number != 0 {
+		a.Command = &api.Command{Release: string(c.Release), Number: c.Number, Go: c.Go}
+	}
 	for _, t := range p.Wanted.Targets {
 		g := place.Goals[t.Instance]
 		g.Target, g.Release, g.Fallback = string(t.Target), string(t.Release), string(t.Fallback)

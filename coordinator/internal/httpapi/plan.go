@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -60,6 +61,9 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	}
 	if rel := v.app.Release(req.Release.ID); rel != nil && rel.Bad != nil {
 		p.Notes = append(p.Notes, fmt.Sprintf("the release is marked bad (%s); deploying it clears the mark", rel.Bad.Text))
+	}
+	if c := s.apps[app].Recipe.ReleaseCommand; len(c) > 0 {
+		p.Notes = append(p.Notes, fmt.Sprintf("before the first turn one node runs the release command: `%s`", strings.Join(c, "`, `")))
 	}
 	if ro.From != "" {
 		p.Notes = append(p.Notes, fmt.Sprintf("if it fails, every target returns to %s", v.short(ro.From)))

@@ -154,6 +154,12 @@ func reported(s *rollout.State, name string, req *api.SyncRequest) rollout.Repor
 				Fault: fault(f.Reason), Reason: rollout.Reason(f.Reason), Text: f.Text,
 			}
 		}
+		if c := a.Command; c != nil {
+			pr.Command = &rollout.CommandReport{Number: c.Number, Running: c.Running, OK: c.OK, Reason: rollout.Reason(c.Reason), Text: c.Text}
+			if c.Reason != "" {
+				pr.Command.Fault = fault(c.Reason)
+			}
+		}
 		for _, t := range a.Targets {
 			pr.Targets = append(pr.Targets, targetReported(t))
 		}

@@ -146,7 +146,11 @@ func (w *watcher) resolve(ctx context.Context, ref string) (mirror.Commit, error
 }
 
 func (a App) release(c mirror.Commit) rollout.Release {
-	return rollout.Release{ID: rollout.ReleaseID(a.ReleaseID(c.SHA)), SHA: c.SHA, Subject: c.Subject}
+	r := rollout.Release{ID: rollout.ReleaseID(a.ReleaseID(c.SHA)), SHA: c.SHA, Subject: c.Subject}
+	if len(a.Recipe.ReleaseCommand) > 0 {
+		r.Command = a.Recipe.ReleaseTimeout.D()
+	}
+	return r
 }
 
 // request records the release and asks the engine to deploy it.
