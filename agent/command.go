@@ -177,7 +177,7 @@ func (p *app) command(ctx context.Context, d *journal.Doc, c journal.Command, re
 	}
 	if resumed {
 		fmt.Fprintln(out, "[the agent was restarted here; a moment of output may be missing]")
-	} else if job.Env, job.Secrets, err = p.environment(ctx, d, r, out); err != nil {
+	} else if job.Env, job.Secrets, err = p.environment(ctx, unitOf(d.Assignment), c.Rollout, r, out); err != nil {
 		return err
 	}
 	return p.a.deps.Sandbox.Run(ctx, job, out)
@@ -186,13 +186,12 @@ func (p *app) command(ctx context.Context, d *journal.Doc, c journal.Command, re
 // environment is what an app's own commands find around them: what the recipe
 // says, what its unit is started with, and who they are. What is in files may be
 // secret.
-func (p *app) environment(ctx context.Context, d *journal.Doc, r api.Release, out io.Writer) (env []string, secrets map[string]string, err error) {
+func (p *app) environment(ctx context.Context, unit, rollout string, r api.Release, out io.Writer) (env []string, secrets map[string]string, err error) {
 	set, secrets := maps.Clone(r.Recipe.Env), map[string]string{}
 	if set == nil {
 		set = map[string]string{}
 	}
-	if read := p.a.deps.Environment; read != nil && len(d.Assignment.Targets) > 0 {
-		unit := d.Assignment.Spec.Of(d.Assignment.Targets[0]).Unit
+	if read := p.a.deps.Environment; read != nil && unit != "" {
 		e, err := read(ctx, unit)
 		if err != nil {
 			fmt.Fprintf(out, "[without what %s is started with: %v]\n", unit, err)
@@ -210,12 +209,20 @@ func (p *app) environment(ctx context.Context, d *journal.Doc, r api.Release, ou
 	}
 	maps.Copy(set, map[string]string{
 		"LOCKSTEP_APP": p.name, "LOCKSTEP_NODE": p.a.cfg.Name, "LOCKSTEP_RELEASE": r.ID, "LOCKSTEP_SHA": r.SHA,
-		"LOCKSTEP_ROLLOUT": d.Assignment.Rollout,
+		"LOCKSTEP_ROLLOUT": rollout,
 	})
 	for name := range secrets {
 		delete(set, name)
 	}
 	return environment(set), secrets, nil
+}
+
+// unitOf is the unit of the app's first target here, "" where there is none.
+func unitOf(as *api.Assignment) string {
+	if len(as.Targets) == 0 {
+		return ""
+	}
+	return as.Spec.Of(as.Targets[0]).Unit
 }
 
 // endCommand journals how a command ended. It does not give up while the agent

@@ -62,6 +62,7 @@ func (p *app) beginTurns() error {
 		t := journal.Turn{
 			Number: g.Turn, Instance: g.Instance, Release: g.Release, Fallback: g.Fallback, Server: p.server(g), Soak: g.Soak,
 			Rollout: d.Assignment.Rollout, Spec: d.Assignment.Spec.Of(g), Step: api.StepSnapshot, Since: time.Now(),
+			Recipes: withHooks(d.Assignment.Releases, g.Release, g.Fallback),
 		}
 		err := p.file.Update(func(d *journal.Doc) error {
 			if d.Targets == nil {
@@ -141,6 +142,7 @@ func (p *app) work(cur *current, t journal.Turn, held *journal.Held, how func(ac
 				p.a.notify()
 			}
 		},
+		Hook: func(ctx context.Context, h activate.Hook) error { return p.hook(ctx, target, h) },
 		Stop: p.a.stop, Work: p.a.work, Revoked: cur.revoked,
 	}, t, held)
 }

@@ -189,13 +189,18 @@ const (
 	StepUnpack   Step = "unpack" // take built files from the coordinator
 	StepCommand  Step = "release_command"
 	StepSnapshot Step = "snapshot"
-	StepDrain    Step = "drain"
-	StepSwitch   Step = "switch"
-	StepRestart  Step = "restart"
-	StepVerify   Step = "verify"
-	StepRejoin   Step = "rejoin"
-	StepSoak     Step = "soak"
-	StepRevert   Step = "revert"
+	// Hooks are steps of their own, where there are any.
+	StepBeforeDrain  Step = "before_drain"
+	StepAfterDrain   Step = "after_drain"
+	StepBeforeRejoin Step = "before_rejoin"
+	StepAfterRejoin  Step = "after_rejoin"
+	StepDrain        Step = "drain"
+	StepSwitch       Step = "switch"
+	StepRestart      Step = "restart"
+	StepVerify       Step = "verify"
+	StepRejoin       Step = "rejoin"
+	StepSoak         Step = "soak"
+	StepRevert       Step = "revert"
 )
 
 // Reason is a typed cause. Sentences are rendered beside it and never parsed.
@@ -210,6 +215,7 @@ const (
 	ReasonSoakFailed    Reason = "soak_failed"    // became unhealthy or crashed while soaking
 	ReasonWrongRelease  Reason = "wrong_release"  // what runs after the restart is not the release
 	ReasonCommandFailed Reason = "command_failed" // the release command failed or ran out of time
+	ReasonHookFailed    Reason = "hook_failed"    // a hook failed or ran out of time
 	ReasonBadTree       Reason = "bad_tree"       // the commit holds what cannot be written safely
 
 	ReasonFetchFailed     Reason = "fetch_failed"     // remote unreachable, denied, commit unknown
@@ -236,7 +242,7 @@ const (
 // than the node or what surrounds it.
 func (r Reason) CondemnsRelease() bool {
 	switch r {
-	case ReasonBuildFailed, ReasonStartFailed, ReasonUnhealthy, ReasonSoakFailed, ReasonWrongRelease, ReasonCommandFailed, ReasonBadTree:
+	case ReasonBuildFailed, ReasonStartFailed, ReasonUnhealthy, ReasonSoakFailed, ReasonWrongRelease, ReasonCommandFailed, ReasonHookFailed, ReasonBadTree:
 		return true
 	}
 	return false
@@ -324,6 +330,35 @@ type Recipe struct {
 	// node, before the first target leaves; ReleaseTimeout bounds them together.
 	ReleaseCommand []string `json:"release_command,omitempty"`
 	ReleaseTimeout Duration `json:"release_command_timeout,omitempty"`
+	Hooks          *Hooks   `json:"hooks,omitempty"`
+}
+
+// Hooks are shell command lines around a target's leaving and returning. They may
+// be run again after a crash.
+type Hooks struct {
+	BeforeDrain  []string `json:"before_drain,omitempty"`
+	AfterDrain   []string `json:"after_drain,omitempty"`
+	BeforeRejoin []string `json:"before_rejoin,omitempty"`
+	AfterRejoin  []string `json:"after_rejoin,omitempty"`
+	Timeout      Duration `json:"timeout,omitempty"` // of each
+}
+
+// At returns the commands of a step, none where h is nil.
+func (h *Hooks) At(s Step) []string {
+	if h == nil {
+		return nil
+	}
+	switch s {
+	case StepBeforeDrain:
+		return h.BeforeDrain
+	case StepAfterDrain:
+		return h.AfterDrain
+	case StepBeforeRejoin:
+		return h.BeforeRejoin
+	case StepAfterRejoin:
+		return h.AfterRejoin
+	}
+	return nil
 }
 
 // BuildLimits is what a build may use up of its node. 0 is no limit.
@@ -337,9 +372,9 @@ type BuildLimits struct {
 
 // Spec is how an app runs on a node, whatever the release.
 type Spec struct {
-	Repo           string      `json:"repo"`
-	SourceVia      string      `json:"source_via,omitempty"` // who fetches commits: [ViaAgent] or [ViaCoordinator]
-	Unit           string      `json:"unit"`                 // systemd unit name, "hello.service"; of an app with instances a template
+	Repo      string `json:"repo"`
+	SourceVia string `json:"source_via,omitempty"` // who fetches commits: [ViaAgent] or [ViaCoordinator]
+	Unit      string `json:"unit"`                 // systemd unit name, "hello.service"; of an app with instances a template
 	// Restart is how the unit comes to run another release: [RestartReload],
 	// [RestartStopStart], or "" for a plain restart.
 	Restart        string      `json:"restart,omitempty"`

@@ -11,6 +11,9 @@
 //	    |     rejoin   drain → switch → restart → verify → rejoin       (undo)
 //	    └────────┴────────┴────────────────────────────────────→ finished, failed
 //
+// A release's hooks are steps of their own before and after drain and rejoin;
+// see hook.
+//
 // Three things never happen: the unit is restarted while the balancer does not
 // hold the drain; the target rejoins before the release that it should run is
 // verified; a turn ends without its outcome in the journal.
@@ -104,6 +107,10 @@ type Deps struct {
 	// Stop is done when the agent is stopping: the turn pauses at the next
 	// chance. Work is done a little later and breaks off what is under way.
 	Stop, Work context.Context
+	// Hook runs one hook until it ends or ctx is done, whose cause is [ErrStopped]
+	// when the agent stops: then it may be left running, for a later Hook of the same
+	// turn and step to go on with. It may be nil where no release has hooks.
+	Hook func(ctx context.Context, h Hook) error
 	// Revoked is closed when the coordinator wants something else.
 	Revoked <-chan struct{}
 }
@@ -120,8 +127,8 @@ func Resume(d Deps, t journal.Turn, held *journal.Held) error {
 	a := &activation{Deps: d, t: t, held: held, resumed: true}
 	// Until it is seen again, it stands as its step leaves it at worst.
 	switch {
-	case t.Step == api.StepSnapshot:
-	case t.Step == api.StepSoak:
+	case t.Step == api.StepSnapshot, t.Step == api.StepBeforeDrain:
+	case t.Step == api.StepSoak, t.Step == api.StepAfterRejoin && t.Undo == nil:
 		a.shown.Rotation, a.shown.Proved = api.RotationIn, t.Release
 	default:
 		a.shown.Rotation = api.RotationOut
@@ -205,6 +212,8 @@ func (a *activation) step() error {
 		return a.rejoin()
 	case api.StepSoak:
 		return a.soak()
+	case api.StepBeforeDrain, api.StepAfterDrain, api.StepBeforeRejoin, api.StepAfterRejoin:
+		return a.hook()
 	}
 	return fmt.Errorf("cannot go on with the turn at step %q: there is no such step", a.t.Step)
 }
@@ -218,17 +227,17 @@ func (a *activation) wants() string {
 }
 
 var forward = []api.Step{
-	api.StepSnapshot, api.StepDrain, api.StepSwitch, api.StepRestart,
-	api.StepVerify, api.StepRejoin, api.StepSoak,
+	api.StepSnapshot, api.StepBeforeDrain, api.StepDrain, api.StepAfterDrain, api.StepSwitch, api.StepRestart,
+	api.StepVerify, api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin, api.StepSoak,
 }
 
 // backward returns the steps that undo a turn which failed in step from.
 func (a *activation) backward(from api.Step) []api.Step {
 	switch from {
-	case api.StepSnapshot:
+	case api.StepSnapshot, api.StepBeforeDrain:
 		return nil
-	case api.StepDrain:
-		return []api.Step{api.StepRejoin}
+	case api.StepDrain, api.StepAfterDrain:
+		return []api.Step{api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin}
 	}
 	if a.t.Fallback == "" {
 		// There is nothing to go back to: it must stay out.
@@ -236,9 +245,11 @@ func (a *activation) backward(from api.Step) []api.Step {
 	}
 	if !a.t.Restarted {
 		// The old process has never been touched.
-		return []api.Step{api.StepSwitch, api.StepVerify, api.StepRejoin}
+		return []api.Step{api.StepSwitch, api.StepVerify, api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin}
 	}
-	return []api.Step{api.StepDrain, api.StepSwitch, api.StepRestart, api.StepVerify, api.StepRejoin}
+	return []api.Step{
+		api.StepDrain, api.StepSwitch, api.StepRestart, api.StepVerify, api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin,
+	}
 }
 
 func (a *activation) next() (api.Step, bool) {
@@ -246,6 +257,7 @@ func (a *activation) next() (api.Step, bool) {
 	if a.t.Undo != nil {
 		steps = a.backward(a.t.Undo.From)
 	}
+	steps = a.withoutIdleHooks(steps)
 	for i, s := range steps {
 		if s == a.t.Step && i+1 < len(steps) {
 			return steps[i+1], true
@@ -288,7 +300,7 @@ func (a *activation) turnBack(err error) {
 	if st, err := a.Units.Status(ctx, a.t.Spec.Unit); err == nil {
 		a.t.Before = st.InvocationID
 	}
-	steps := a.backward(a.t.Undo.From)
+	steps := a.withoutIdleHooks(a.backward(a.t.Undo.From))
 	if len(steps) == 0 {
 		a.t.Step = ""
 		return
@@ -321,7 +333,7 @@ func (a *activation) finishUndone(err error) error {
 	case err != nil:
 		o.Text += fmt.Sprintf("; and going back to %s failed too, so it stays out of rotation: %v", describe(a.t.Fallback), err)
 	case a.t.Fallback == "":
-		if u.From != api.StepSnapshot && u.From != api.StepDrain {
+		if !a.unswitched() {
 			o.Text += "; there is no release to go back to, so it stays out of rotation"
 		}
 	default:

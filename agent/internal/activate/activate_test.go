@@ -206,6 +206,7 @@ func stories() map[string]expectation {
 		"a full disk at the end":         {s: change(good, func(s *scenario) { s.DiskFull = 7 }), ok: true, restarts: 1},
 	}
 	maps.Copy(all, unitStories())
+	maps.Copy(all, hookStories())
 	return all
 }
 

@@ -266,7 +266,7 @@ func (a *activation) rejoin() error {
 		return err
 	}
 	a.begun, a.admitted = false, true
-	if a.t.Undo != nil && a.t.Undo.From == api.StepDrain && !a.t.Restore.WasServing {
+	if a.t.Undo != nil && a.unswitched() && !a.t.Restore.WasServing {
 		// Nothing was changed but the drain, and it did not serve before.
 		return nil
 	}
@@ -362,7 +362,7 @@ func (a *activation) heldNow() *journal.Held {
 	switch {
 	case a.t.Undo == nil:
 		return nil
-	case a.t.Undo.From == api.StepSnapshot:
+	case a.t.Undo.From == api.StepSnapshot, a.t.Undo.From == api.StepBeforeDrain:
 		return a.held // not touched
 	case a.admitted:
 		return nil

@@ -60,6 +60,11 @@ type scenario struct {
 
 	RevokeAt time.Duration // 0: never
 
+	Hooks     bool     // both releases have all of them
+	HookFails api.Step // of the goal, or, with HookUndo, of the fallback
+	HookUndo  bool
+	HookTakes time.Duration
+
 	// The balancer can end work by force, which works at the n-th time; 0: it cannot.
 	ForceAt  int
 	How      string       // of Spec.Restart
@@ -111,6 +116,7 @@ type world struct {
 	restarts int
 	reloads  int
 
+	hooks   []string // that were run, in order
 	writes  int
 	ops     int
 	trace   []string // what each operation was, and in which journaled step
@@ -575,14 +581,48 @@ func (w *world) deps(stop, work context.Context, revoked <-chan struct{}) activa
 	return activate.Deps{
 		Units: units{w}, Releases: releases{w}, Balancer: lb, Probe: prober{w}, Journal: disk{w},
 		MayRestart: func(string) bool { return !w.s.Forbidden },
+		Hook:       w.hook,
 		Log:        slog.New(slog.DiscardHandler),
 		Stop:       stop, Work: work, Revoked: revoked,
 	}
 }
 
+// hook is the app's own command.
+func (w *world) hook(ctx context.Context, h activate.Hook) (err error) {
+	w.op("hook "+string(h.Step), func() {
+		w.hooks = append(w.hooks, string(h.Step)+" of "+h.Release.ID)
+		switch out := w.drained; {
+		case (h.Step == api.StepAfterDrain || h.Step == api.StepBeforeRejoin) && !out && w.s.ForgetAt == 0 && w.s.ForgetOn == "":
+			w.violate("%s is run in rotation", h.Step)
+		case h.Step == api.StepAfterRejoin && out:
+			w.violate("%s is run before the rejoin", h.Step)
+		case h.Step == api.StepBeforeRejoin && w.touched && (w.running != h.Release.ID || w.passed < passes):
+			w.violate("%s of %s is run before it was verified", h.Step, h.Release.ID)
+		}
+		select {
+		case <-time.After(w.s.HookTakes):
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+			return
+		}
+		if h.Step == w.s.HookFails && h.Undo == w.s.HookUndo {
+			err = fault.Errorf(api.ReasonHookFailed, "%s command \"false\" ended with exit status 1", h.Step)
+		}
+	})
+	return err
+}
+
 func (w *world) newTurn(number uint64) journal.Turn {
+	var recipes []api.Release
+	if w.s.Hooks {
+		c := []string{"true"}
+		for _, id := range []string{goal, fallback} {
+			recipes = append(recipes, api.Release{ID: id, Recipe: api.Recipe{Hooks: &api.Hooks{BeforeDrain: c, AfterDrain: c, BeforeRejoin: c, AfterRejoin: c}}})
+		}
+	}
 	return journal.Turn{
-		Number: number, Release: goal, Fallback: w.s.Fallback, Server: server, Soak: api.Duration(w.s.Soak),
+		Recipes: recipes,
+		Number:  number, Release: goal, Fallback: w.s.Fallback, Server: server, Soak: api.Duration(w.s.Soak),
 		Step: api.StepSnapshot, Since: time.Now(),
 		Spec: api.Spec{
 			Unit: unitName, RestartTimeout: api.Duration(20 * time.Second), Restart: w.s.How,

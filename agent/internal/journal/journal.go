@@ -98,6 +98,8 @@ type Turn struct {
 	Soak     api.Duration `json:"soak"`
 	Rollout  string       `json:"rollout,omitempty"`
 	Spec     api.Spec     `json:"spec"`
+	// Recipes describe the release and the fallback, where they have hooks.
+	Recipes []api.Release `json:"recipes,omitempty"`
 
 	// Step under way: written before its first effect.
 	Step  api.Step  `json:"step"`
@@ -230,5 +232,6 @@ func needsRestore(t *Turn) bool {
 
 var activating = map[api.Step]bool{
 	api.StepSnapshot: true, api.StepDrain: true, api.StepSwitch: true, api.StepRestart: true,
+	api.StepBeforeDrain: true, api.StepAfterDrain: true, api.StepBeforeRejoin: true, api.StepAfterRejoin: true,
 	api.StepVerify: true, api.StepRejoin: true, api.StepSoak: true, api.StepRevert: true,
 }

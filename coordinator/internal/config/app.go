@@ -24,7 +24,7 @@ func (l *loader) readApp(name string, v value) {
 	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "restart", "health",
 		"balancer", "env", "secrets", "build_limits", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
 		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
-		"build_on", "build_skew", "artifact", "release_command", "release_command_timeout", "source")
+		"build_on", "build_skew", "artifact", "release_command", "release_command_timeout", "hooks", "source")
 	if !ok {
 		return
 	}
@@ -78,6 +78,7 @@ func (l *loader) readApp(name string, v value) {
 	}
 	a.readArtifact(o)
 	a.readReleaseCommand(o)
+	a.readHooks(o)
 	a.readBuild(o)
 	if v, ok := o.need("unit", name+".service"); ok {
 		if a.Unit, ok = v.text(name + ".service"); ok {
@@ -167,7 +168,7 @@ func (a *App) readTimes(o object) {
 		v.warn("%s is over before build_timeout is; write more than %s", short(a.PrepareTimeout), short(prepare))
 	}
 
-	turn := a.RestartTimeout + a.Health.Deadline.D() + soak
+	turn := a.RestartTimeout + a.Health.Deadline.D() + soak + a.hookTime()
 	if b := a.Balancer; b != nil {
 		turn += b.DrainTimeout + b.RejoinTimeout
 	}

@@ -2,8 +2,11 @@ package config
 
 import (
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
 
 // readReleaseCommand reads what is run once in a rollout.
@@ -16,6 +19,45 @@ func (a *App) readReleaseCommand(o object) {
 	if v, given := o.get("release_command_timeout"); given && !ok {
 		v.warn("there is no release_command that it would bound; remove it")
 	}
+}
+
+// readHooks reads what is run around a target's leaving and returning.
+func (a *App) readHooks(o object) {
+	v, ok := o.get("hooks")
+	if !ok {
+		return
+	}
+	h, ok := v.object(`{after_drain: "bin/hand-over", timeout: 1m}`, "before_drain", "after_drain", "before_rejoin", "after_rejoin", "timeout")
+	if !ok {
+		return
+	}
+	a.Hooks = &api.Hooks{Timeout: api.Duration(h.duration("timeout", minute, second, time.Hour))}
+	some := false
+	for key, into := range map[string]*[]string{
+		"before_drain": &a.Hooks.BeforeDrain, "after_drain": &a.Hooks.AfterDrain,
+		"before_rejoin": &a.Hooks.BeforeRejoin, "after_rejoin": &a.Hooks.AfterRejoin,
+	} {
+		if v, ok := h.get(key); ok {
+			*into, some = v.command(), true
+		}
+	}
+	if !some {
+		v.fail("expected one of before_drain, after_drain, before_rejoin, and after_rejoin; remove hooks to have none")
+	}
+}
+
+// hookTime is how long the hooks of one turn may take.
+func (a *App) hookTime() time.Duration {
+	n := 0
+	for _, s := range []api.Step{api.StepBeforeDrain, api.StepAfterDrain, api.StepBeforeRejoin, api.StepAfterRejoin} {
+		if len(a.Hooks.At(s)) > 0 {
+			n++
+		}
+	}
+	if n == 0 {
+		return 0
+	}
+	return time.Duration(n) * a.Hooks.Timeout.D()
 }
 
 // command reads one command line, or a list of them.

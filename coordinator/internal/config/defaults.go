@@ -174,6 +174,15 @@ func (w *writer) app(a *App) {
 		w.put("release_command", list(a.ReleaseCommand, plain))
 		w.put("release_command_timeout", short(a.ReleaseTimeout))
 	}
+	if h := a.Hooks; h != nil {
+		w.open("hooks")
+		w.given("before_drain", h.BeforeDrain)
+		w.given("after_drain", h.AfterDrain)
+		w.given("before_rejoin", h.BeforeRejoin)
+		w.given("after_rejoin", h.AfterRejoin)
+		w.put("timeout", short(h.Timeout.D()))
+		w.close()
+	}
 	w.put("unit", plain(a.Unit))
 	w.put("restart", a.Restart)
 	w.health(a.Health)

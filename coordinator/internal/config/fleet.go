@@ -181,7 +181,8 @@ type App struct {
 	// ReleaseCommand are run once in a rollout, before the first target leaves.
 	ReleaseCommand []string
 	ReleaseTimeout time.Duration
-	Unit           string // of an app with instances the template, app@.service
+	Hooks          *api.Hooks // nil for none
+	Unit           string     // of an app with instances the template, app@.service
 	// Health has neither HTTP nor TCP set for "health: none". "{address}" and
 	// "{instance}" stand in it as they were written.
 	Health   api.HealthCheck

@@ -138,7 +138,7 @@ func TestDefaultsThatDepend(t *testing.T) {
 	f := loadFull(t)
 	shop := f.App("shop")
 	// A build of 1h and a health deadline of 20m do not fit the usual ones.
-	if shop.PrepareTimeout != 65*time.Minute || shop.TargetTimeout != 28*time.Minute || shop.ProgressTimeout != 33*time.Minute {
+	if shop.PrepareTimeout != 65*time.Minute || shop.TargetTimeout != 29*time.Minute || shop.ProgressTimeout != 34*time.Minute {
 		t.Errorf("prepare %s, target %s, progress %s", shop.PrepareTimeout, shop.TargetTimeout, shop.ProgressTimeout)
 	}
 	least, err := Load("testdata/valid.least.yaml")

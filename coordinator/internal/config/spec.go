@@ -13,7 +13,7 @@ func (a *App) Recipe() api.Recipe {
 	limits := a.BuildLimits
 	r := api.Recipe{
 		Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout), Artifact: a.Artifact,
-		Secrets: a.Secrets, Limits: &limits, ReleaseCommand: a.ReleaseCommand,
+		Secrets: a.Secrets, Limits: &limits, ReleaseCommand: a.ReleaseCommand, Hooks: a.Hooks,
 	}
 	if len(a.ReleaseCommand) > 0 {
 		r.ReleaseTimeout = api.Duration(a.ReleaseTimeout)
@@ -120,6 +120,11 @@ func (f *Fleet) Revision(a *App) string {
 // release.
 func ReleaseID(sha string, r api.Recipe) string {
 	r.Timeout, r.Limits, r.ReleaseTimeout = 0, nil, 0
+	if r.Hooks != nil {
+		h := *r.Hooks
+		h.Timeout = 0
+		r.Hooks = &h
+	}
 	return sha[:min(12, len(sha))] + "-" + digest(r, 6)
 }
 

@@ -1,0 +1,67 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
+	"github.com/lockstep-deploy/lockstep/agent/internal/sandbox"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+// withHooks returns those of the releases that a turn is about, if any of them
+// has hooks.
+func withHooks(all []api.Release, ids ...string) []api.Release {
+	var some []api.Release
+	for _, r := range all {
+		if r.Recipe.Hooks != nil && slices.Contains(ids, r.ID) {
+			some = append(some, r)
+		}
+	}
+	return some
+}
+
+// hook runs a hook of a target's turn in the sandbox of builds, from the release
+// that it is of. One that an agent before this one began is gone on with where
+// there is a systemd, and otherwise run again.
+func (p *app) hook(ctx context.Context, target string, h activate.Hook) error {
+	// The agent that stops leaves it running; all else ends it.
+	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() {
+		cause := context.Cause(ctx)
+		if errors.Is(cause, activate.ErrStopped) || p.a.work.Err() != nil {
+			cause = sandbox.ErrLeave
+		}
+		cancel(cause)
+	})()
+	t, way, name := h.Turn, 0, string(h.Step)
+	if h.Undo {
+		way, name = 1, name+"-undo"
+	}
+	// Each process of the agent, and each direction, has chunks of output of its own.
+	out := p.a.logs.stream(p.name, t.Rollout, h.Step, (int(t.Number)*2+way)*maxRuns+int(p.a.identity.Epoch%maxRuns))
+	defer out.close()
+	fmt.Fprintf(out, "[%s of %s, turn %d]\n", name, target, t.Number)
+	env, secrets, err := p.environment(ctx, t.Spec.Unit, t.Rollout, h.Release, out)
+	if err == nil {
+		fallback := t.Fallback
+		if h.Undo {
+			fallback = "" // it is on its way there
+		}
+		env = append(env, "LOCKSTEP_TARGET="+target, "LOCKSTEP_INSTANCE="+t.Instance, "LOCKSTEP_FALLBACK="+fallback)
+		err = p.a.deps.Sandbox.Run(inner, sandbox.Job{
+			Name: fmt.Sprintf("%s.%s.hook.%d-%s.%s", p.name, p.a.identity.Instance, t.Number, t.Instance, name), What: string(h.Step), Reason: api.ReasonHookFailed,
+			Commands: h.Commands, Dir: p.store.Path(h.Release.ID), Env: env, Secrets: secrets, User: p.a.cfg.BuildUser,
+			Cache:  filepath.Join(p.a.cfg.State, "cache", p.name),
+			Limits: limitsOf(h.Release.Recipe, h.Release.Recipe.Hooks.Timeout), Grace: buildGrace,
+		}, out)
+	}
+	if err != nil {
+		fmt.Fprintf(out, "%v\n", err)
+	}
+	return err
+}

@@ -1,0 +1,58 @@
+package agent_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+func (s small) outcome(t *testing.T, turn uint64) api.Outcome {
+	t.Helper()
+	return *s.c.awaitApp(t, hello, "the turn is over", func(a api.AppReport) bool {
+		return len(a.Targets) == 1 && a.Targets[0].Outcome != nil && a.Targets[0].Outcome.Turn == turn
+	}).Targets[0].Outcome
+}
+
+func TestHooksRunInATurnAndKnowWhereTheyAre(t *testing.T) {
+	t.Parallel()
+	s := newSmall(t)
+	s.start(t)
+	say := []string{`echo "$LOCKSTEP_APP $LOCKSTEP_NODE $LOCKSTEP_TARGET $LOCKSTEP_RELEASE $LOCKSTEP_SHA ($LOCKSTEP_FALLBACK) ($LOCKSTEP_INSTANCE) $(cat f)"`}
+	r := s.repo.release(map[string]string{"f": "content"})
+	r.Recipe.Hooks = &api.Hooks{AfterDrain: say, AfterRejoin: []string{"exit 4"}, Timeout: api.Duration(time.Minute)}
+	s.prepare(r, 1)
+	s.c.awaitPresent(t, hello, r.ID)
+	s.turn(1, r.ID, "")
+	o := s.outcome(t, 1)
+	if !o.OK {
+		t.Fatalf("%+v", o)
+	}
+	var steps []string
+	for _, st := range o.Steps {
+		steps = append(steps, string(st.Step))
+		if st.Step == api.StepAfterRejoin && !strings.Contains(st.Note, "exit status 4") {
+			t.Errorf("after_rejoin: %+v", st)
+		}
+	}
+	if got := strings.Join(steps, " "); got != "snapshot drain after_drain switch restart verify rejoin after_rejoin soak" {
+		t.Errorf("steps: %s", got)
+	}
+	want := "\nhello web1 hello@web1 " + r.ID + " " + r.SHA + " () () content\n"
+	s.c.await(t, "the hook's output arrives", func() bool { return strings.Contains(s.c.logs["after_drain"], want) })
+}
+
+func TestAHookThatHangsFailsItsTurn(t *testing.T) {
+	t.Parallel()
+	s := newSmall(t)
+	s.start(t)
+	r := s.repo.release(map[string]string{"f": "1"})
+	r.Recipe.Hooks = &api.Hooks{BeforeDrain: []string{"sleep 600"}, Timeout: api.Duration(time.Second)}
+	s.prepare(r, 1)
+	s.c.awaitPresent(t, hello, r.ID)
+	s.turn(1, r.ID, "")
+	if o := s.outcome(t, 1); o.OK || o.Reason != api.ReasonHookFailed || !strings.Contains(o.Text, "took longer than 1s") {
+		t.Errorf("%+v", o)
+	}
+}
