@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/source"
@@ -17,7 +18,7 @@ func (p *app) origin(spec api.Spec, release string) (snapshot.Origin, error) {
 	if spec.SourceVia == api.ViaCoordinator {
 		return relayed{p.a.deps.Sources, p.name, release}, nil
 	}
-	return source.Git(spec.Repo, p.a.cfg.Login(spec.Repo))
+	return source.Git(spec.Repo, p.a.cfg.Login)
 }
 
 // Sources sends commits; [api.Client] does.
@@ -69,6 +70,8 @@ func relayFailure(err error) error {
 	var e *api.Error
 	var unreachable *api.UnreachableError
 	switch {
+	case errors.As(err, &e) && e.Reason == api.SourceBad:
+		return fmt.Errorf("%w: %w", snapshot.ErrBad, e)
 	case errors.As(err, &e):
 		kind := map[string]error{
 			api.SourceUnknownCommit: gitremote.ErrUnknownCommit, api.SourceDenied: gitremote.ErrDenied,

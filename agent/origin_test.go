@@ -64,11 +64,11 @@ func TestACommitComesFromTheCoordinator(t *testing.T) {
 	git("add", "a")
 	git("commit", "-q", "-m", "change")
 	sha := git("rev-parse", "HEAD")
-	remote, err := gitremote.Parse(dir)
+	origin, err := snapshot.Git(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	from, err := snapshot.Open(filepath.Join(t.TempDir(), "commits"), snapshot.Git(remote))
+	from, err := snapshot.Open(filepath.Join(t.TempDir(), "commits"), origin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +93,10 @@ func TestACommitComesFromTheCoordinator(t *testing.T) {
 		t.Errorf("a is %q, %v", got, err)
 	}
 
+	err = open(sends{err: &api.Error{Kind: api.ErrorConflict, Reason: api.SourceBad, Text: "a bad submodule"}}).Fetch(t.Context(), sha, nil)
+	if fault.ReasonOf(err) != api.ReasonBadTree || !strings.Contains(err.Error(), "a bad submodule") {
+		t.Errorf("a commit that cannot be used: %v (%s)", err, fault.ReasonOf(err))
+	}
 	for _, c := range []struct {
 		err, want error
 	}{

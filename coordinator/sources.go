@@ -8,7 +8,6 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/httpapi"
-	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 	"github.com/lockstep-deploy/lockstep/internal/snapshot"
 )
 
@@ -25,12 +24,12 @@ func openSources(f *config.Fleet) (sources, error) {
 		}
 		key := sourceKey(a)
 		if byKey[key] == nil {
-			remote, err := gitremote.Parse(a.Repo)
+			origin, err := snapshot.Git(a.Repo, a.LoginTo)
 			if err != nil {
 				return nil, err
 			}
 			dir := filepath.Join(f.Coordinator.Mirrors, a.Name+"-"+key+".commits")
-			if byKey[key], err = snapshot.Open(dir, snapshot.Git(remote.With(a.Source.Login()))); err != nil {
+			if byKey[key], err = snapshot.Open(dir, origin); err != nil {
 				return nil, err
 			}
 		}

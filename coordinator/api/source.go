@@ -18,10 +18,11 @@ const (
 	SourceNoRepository  = "no_repository"
 	SourceHostKey       = "host_key"
 	SourceUnreachable   = "unreachable"
+	SourceBad           = "bad" // it is as its author made it and cannot be used
 )
 
-// Source returns the commit of a release, with its tree and without its history,
-// as a git pack that builds on the commits in haves. The caller closes it; a pack
+// Source returns the commit of a release, with its tree and submodules and without
+// its history, as a git pack that builds on the commits in haves. The caller closes it; a pack
 // that is cut off has no trailer. The release must be one of an app of the
 // agent's own node.
 func (c *Client) Source(ctx context.Context, app, release string, haves []string) (io.ReadCloser, error) {

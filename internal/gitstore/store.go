@@ -255,19 +255,24 @@ func (s *Store) temp() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-// Record notes that a commit is complete in the store.
-func (s *Store) Record(h Hash) error {
-	path := filepath.Join(s.dir, refPrefix, h.String())
+// Record notes that a commit is complete in the store. A group, which is a file
+// name or "", keeps commits apart from others.
+func (s *Store) Record(group string, h Hash) error {
+	path := filepath.Join(s.dir, refPrefix, group, h.String())
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
 	if b, err := os.ReadFile(path); err == nil && string(b) == h.String()+"\n" {
 		return nil
 	}
 	return replace(path, h.String()+"\n")
 }
 
-// Recorded returns the commits that are recorded, those that were last, first.
-func (s *Store) Recorded() ([]Hash, error) {
-	entries, err := os.ReadDir(filepath.Join(s.dir, refPrefix))
-	if err != nil {
+// Recorded returns the commits that are recorded in a group, those that were last,
+// first.
+func (s *Store) Recorded(group string) ([]Hash, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, refPrefix, group))
+	if err != nil && (group == "" || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
 	type dated struct {

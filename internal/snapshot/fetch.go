@@ -5,46 +5,45 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"syscall"
 
 	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 	"github.com/lockstep-deploy/lockstep/internal/gitstore"
 )
 
-var errNothingToBuildOn = errors.New("no commit to build on")
-
 // fetchSmall fetches the commit as differences to the commits in the store.
-func (r *Repo) fetchSmall(ctx context.Context, h gitstore.Hash, say *lines) error {
-	haves, err := r.store.Recorded()
+func (r *Repo) fetchSmall(ctx context.Context, p part, say *lines) error {
+	haves, err := r.store.Recorded(p.group())
 	if err != nil {
 		return err
 	}
 	if len(haves) == 0 {
 		return errNothingToBuildOn
 	}
-	say.printf("Fetching commit %s from %s.", short(h), r.origin)
-	c, err := r.origin.Dial(ctx)
+	say.printf("Fetching commit %s from %s.", short(p.commit), p.origin)
+	c, err := p.origin.Dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if !c.HandsOut(h) {
+	if !c.HandsOut(p.commit) {
 		return gitremote.ErrRefused
 	}
-	return r.ask(c, gitremote.Ask{Wants: []gitstore.Hash{h}, Haves: haves[:min(len(haves), maxHaves)], Depth: 1}, say)
+	return r.ask(c, gitremote.Ask{Wants: []gitstore.Hash{p.commit}, Haves: haves[:min(len(haves), maxHaves)], Depth: 1}, say)
 }
 
 // fetchWhole fetches the commit without building on what the store has.
-func (r *Repo) fetchWhole(ctx context.Context, h gitstore.Hash, say *lines) error {
-	say.printf("Fetching all files of commit %s from %s.", short(h), r.origin)
-	c, err := r.origin.Dial(ctx)
+func (r *Repo) fetchWhole(ctx context.Context, p part, say *lines) error {
+	say.printf("Fetching all files of commit %s from %s.", short(p.commit), p.origin)
+	c, err := p.origin.Dial(ctx)
 	if err != nil {
 		return err
 	}
 	tips := c.Tips()
 	err = gitremote.ErrRefused
-	if c.HandsOut(h) {
-		err = r.ask(c, gitremote.Ask{Wants: []gitstore.Hash{h}, Depth: 1}, say)
+	if c.HandsOut(p.commit) {
+		err = r.ask(c, gitremote.Ask{Wants: []gitstore.Hash{p.commit}, Depth: 1}, say)
 	}
 	c.Close()
 	if !errors.Is(err, gitremote.ErrRefused) {
@@ -54,7 +53,7 @@ func (r *Repo) fetchWhole(ctx context.Context, h gitstore.Hash, say *lines) erro
 	say.printf("The remote does not hand out commits by SHA: fetching its branches and tags to look for the commit. " +
 		"Setting uploadpack.allowReachableSHA1InWant there makes this faster.")
 	for _, depth := range []int{nearDepth, 0} {
-		c, err := r.origin.Dial(ctx)
+		c, err := p.origin.Dial(ctx)
 		if err != nil {
 			return err
 		}
@@ -64,7 +63,7 @@ func (r *Repo) fetchWhole(ctx context.Context, h gitstore.Hash, say *lines) erro
 			return err
 		}
 		if v, err := r.View(); err == nil {
-			found := v.Has(h)
+			found := v.Has(p.commit)
 			v.Close()
 			if found {
 				return nil
@@ -125,7 +124,7 @@ func final(ctx context.Context, err error) bool {
 	var errno syscall.Errno
 	var f *gitremote.Failure
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, errors.Is(err, ErrBad):
 		return true
 	case errors.As(err, &f) && f.Kind != nil:
 		return !errors.Is(f.Kind, gitremote.ErrRefused)
@@ -136,8 +135,8 @@ func final(ctx context.Context, err error) bool {
 }
 
 // explain renders why a fetch failed and what to do about it.
-func (r *Repo) explain(ctx context.Context, h gitstore.Hash, err error) error {
-	what := fmt.Sprintf("cannot fetch commit %s from %s", short(h), r.origin)
+func explain(ctx context.Context, p part, err error) error {
+	what := fmt.Sprintf("cannot fetch commit %s from %s", short(p.commit), p.origin)
 	if ctx.Err() != nil {
 		cause := context.Cause(ctx)
 		if errors.Is(cause, context.DeadlineExceeded) {
@@ -152,6 +151,9 @@ func (r *Repo) explain(ctx context.Context, h gitstore.Hash, err error) error {
 		remedy := f.Remedy
 		if errors.Is(f.Kind, gitremote.ErrUnknownCommit) {
 			remedy = "push it, or deploy a commit that is on the remote; a forced push may have removed it"
+		}
+		if p.path != "" {
+			remedy = strings.Replace(remedy, "in fleet.yaml", "in .gitmodules", 1)
 		}
 		if remedy != "" {
 			remedy = "; " + remedy

@@ -80,9 +80,9 @@ func upstream(t *testing.T) (dir, sha string) {
 
 func fetch(t *testing.T, url, sha string, l gitremote.Login) (said string, err error) {
 	t.Helper()
-	remote, err := gitremote.Parse(url)
+	origin, err := snapshot.Git(url, func(string) gitremote.Login { return l })
 	must(t, err)
-	r, err := snapshot.Open(filepath.Join(t.TempDir(), "store.git"), snapshot.Git(remote.With(l)))
+	r, err := snapshot.Open(filepath.Join(t.TempDir(), "store.git"), origin)
 	must(t, err)
 	var out bytes.Buffer
 	err = r.Fetch(t.Context(), sha, &out)

@@ -2,13 +2,12 @@ package snapshot
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"github.com/lockstep-deploy/lockstep/internal/gitstore"
 )
 
-// Sending is a commit with its tree, ready to be sent. It is to be closed.
+// Sending is a commit with its tree and its submodules, ready to be sent. It is to be closed.
 type Sending struct {
 	*gitstore.Pack
 	view *gitstore.View
@@ -67,54 +66,4 @@ func (r *Repo) send(sha string, haves []string) (s *Sending, err error) {
 		return nil, err
 	}
 	return &Sending{pack, v}, nil
-}
-
-// objects returns what a commit consists of and is not in known. If it is not
-// wanted, it is added to known instead, when all of it is here.
-func objects(v *gitstore.View, commit gitstore.Hash, known map[gitstore.Hash]bool, wanted bool) ([]gitstore.Hash, error) {
-	root, err := Root(v, commit)
-	if err != nil {
-		return nil, err
-	}
-	list := []gitstore.Hash{commit}
-	seen := map[gitstore.Hash]bool{commit: true}
-	add := func(h gitstore.Hash) bool {
-		if known[h] || seen[h] {
-			return false
-		}
-		seen[h] = true
-		list = append(list, h)
-		return true
-	}
-	var todo []gitstore.Hash
-	if add(root) {
-		todo = append(todo, root)
-	}
-	for len(todo) > 0 {
-		tree := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		entries, err := ReadTree(v, tree)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			switch {
-			case e.Mode == gitstore.ModeSubmodule:
-			case add(e.Hash) && e.Mode == gitstore.ModeDir:
-				todo = append(todo, e.Hash)
-			}
-		}
-	}
-	if !wanted {
-		for _, h := range list {
-			if !v.Has(h) {
-				return nil, errors.Join(gitstore.ErrMissing)
-			}
-		}
-		for _, h := range list {
-			known[h] = true
-		}
-		return nil, nil
-	}
-	return list, nil
 }

@@ -63,9 +63,9 @@ func TestACommitIsSentOn(t *testing.T) {
 	third := commit("lib/text", text)
 	fourth := commit("lib/text", text+"and one more\n")
 
-	remote, err := gitremote.Parse(dir)
+	origin, err := snapshot.Git(dir, nil)
 	must(t, err)
-	from, err := snapshot.Open(filepath.Join(t.TempDir(), "from.git"), snapshot.Git(remote))
+	from, err := snapshot.Open(filepath.Join(t.TempDir(), "from.git"), origin)
 	must(t, err)
 	store := filepath.Join(t.TempDir(), "to.git")
 	var sent atomic.Int64
@@ -113,4 +113,64 @@ func TestACommitIsSentOn(t *testing.T) {
 	if err := to.Fetch(t.Context(), strings.Repeat("1", 40), nil); !errors.Is(err, gitremote.ErrUnknownCommit) {
 		t.Errorf("an unknown commit: %v", err)
 	}
+}
+
+func TestSubmodulesAreSentAlong(t *testing.T) {
+	lib, pinned := upstream(t)
+	dir, _ := upstream(t)
+	text := strings.Repeat("a line of text\n", 2000)
+	module := func(sha string) string {
+		must(t, os.MkdirAll(filepath.Join(dir, "lib"), 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, ".gitmodules"), []byte("[submodule \"lib\"]\n\tpath = lib\n\turl = "+lib+"\n"), 0o644))
+		run(t, dir, "git", "add", ".gitmodules")
+		run(t, dir, "git", "update-index", "--add", "--cacheinfo", "160000,"+sha+",lib")
+		run(t, dir, "git", "commit", "-q", "-m", "submodule")
+		return run(t, dir, "git", "rev-parse", "HEAD")
+	}
+	change := func(content string) string {
+		must(t, os.WriteFile(filepath.Join(lib, "a"), []byte(content), 0o644))
+		run(t, lib, "git", "commit", "-q", "-a", "-m", "change")
+		return run(t, lib, "git", "rev-parse", "HEAD")
+	}
+	noise := make([]byte, 100_000)
+	_, _ = rand.Read(noise)
+	first := module(pinned)
+	second := module(change(text + string(noise)))
+	third := module(change(text + "more\n" + string(noise)))
+
+	origin, err := snapshot.Git(dir, nil)
+	must(t, err)
+	from, err := snapshot.Open(filepath.Join(t.TempDir(), "from.git"), origin)
+	must(t, err)
+	store := filepath.Join(t.TempDir(), "to.git")
+	var sent atomic.Int64
+	get := func(sha string) int64 {
+		t.Helper()
+		sent.Store(0)
+		to, err := snapshot.Open(store, relay{from, sha, &sent})
+		must(t, err)
+		must(t, to.Fetch(t.Context(), sha, nil))
+		v, err := to.View()
+		must(t, err)
+		defer v.Close()
+		if _, err := v.ReadAll(hash(t, run(t, dir, "git", "rev-parse", sha+":lib")), gitstore.Commit, 1<<20); err != nil {
+			t.Errorf("the submodule's commit: %v", err)
+		}
+		return sent.Load()
+	}
+	get(first)
+	get(second)
+	if n := get(third); n > 5000 {
+		t.Errorf("%d bytes were sent for a small change in a submodule", n)
+	}
+	if n := get(second); n != 0 {
+		t.Errorf("%d bytes were sent of what was there", n)
+	}
+}
+
+func hash(t *testing.T, sha string) gitstore.Hash {
+	t.Helper()
+	h, err := gitstore.ParseHash(sha)
+	must(t, err)
+	return h
 }

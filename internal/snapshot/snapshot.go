@@ -1,6 +1,6 @@
 // Package snapshot keeps single commits of a repository at hand: it fetches a
-// commit by its full SHA, with its tree and without its history. It knows neither
-// branches nor work trees.
+// commit by its full SHA, with its tree and its submodules and without its
+// history. It knows neither branches nor work trees.
 //
 // What it keeps is a cache: whatever is missing or damaged in it is mended by
 // fetching again, and it is started afresh when it has grown.
@@ -54,29 +54,6 @@ type Answer struct {
 	Shallow, Unshallow []gitstore.Hash
 }
 
-// Git is a remote repository as an origin.
-func Git(r gitremote.Remote) Origin { return remote{r} }
-
-type remote struct{ gitremote.Remote }
-
-func (r remote) Dial(ctx context.Context) (Conversation, error) {
-	c, err := r.Remote.Dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return talk{c}, nil
-}
-
-type talk struct{ *gitremote.Conversation }
-
-func (t talk) Ask(a gitremote.Ask) (*Answer, error) {
-	ans, err := t.Conversation.Ask(a)
-	if err != nil {
-		return nil, err
-	}
-	return &Answer{ans, ans.Shallow, ans.Unshallow}, nil
-}
-
 // Repo is the commits of one repository in one directory. It may be used by
 // several goroutines; there must be only one Repo for a directory at a time.
 type Repo struct {
@@ -101,19 +78,20 @@ func Open(dir string, origin Origin) (*Repo, error) {
 	return &Repo{dir: dir, origin: origin, store: store, turn: make(chan struct{}, 1)}, nil
 }
 
-// Has tells whether the commit and its whole tree are in the store.
+// Has tells whether the commit, its whole tree, and its submodules are in the
+// store.
 func (r *Repo) Has(sha string) bool {
 	h, err := gitstore.ParseHash(sha)
-	return err == nil && r.complete(h) == nil
+	return err == nil && r.whole(h, true) == nil
 }
 
 // View opens what is in the store now. Damage, also such as is found when
 // reading, wraps [gitstore.ErrCorrupt] or [gitstore.ErrMissing]; see [Repo.Refetch].
 func (r *Repo) View() (*gitstore.View, error) { return r.store.View() }
 
-// Fetch brings commit sha, a full SHA, and its tree into the store; it asks the
-// origin for nothing else when that allows it. Without need it does not contact
-// the origin. What the origin says goes to progress, which may be nil. Calls take
+// Fetch brings commit sha, a full SHA, its tree, and its submodules into the
+// store; it asks the origin for nothing else when that allows it. Without need it
+// does not contact the origin. What the origin says goes to progress, which may be nil. Calls take
 // turns, so that of several for one commit only the first fetches.
 //
 // A failure of the origin is a [*gitremote.Failure]; the text says what to do and
@@ -160,42 +138,31 @@ func (r *Repo) fetch(ctx context.Context, h gitstore.Hash, say *lines) error {
 			return err
 		}
 	}
-	err := r.fetchSmall(ctx, h, say)
-	if err == nil {
+	for _, afresh := range []bool{false, true} {
+		if afresh {
+			// The fetch went well, so it is what was here before that is damaged.
+			say.printf("The git store is damaged: fetching everything again.")
+			if err := r.store.Reset(); err != nil {
+				return err
+			}
+		}
+		if err := r.fetchAll(ctx, h, afresh, say); err != nil {
+			return err
+		}
 		if done, err := r.settle(h); done {
 			return err
 		}
 	}
-	if !final(ctx, err) {
-		err = r.fetchWhole(ctx, h, say)
-	}
-	if err != nil {
-		return r.explain(ctx, h, err)
-	}
-	if done, err := r.settle(h); done {
-		return err
-	}
-	// The fetch went well, so it is what was here before that is damaged.
-	say.printf("The git store is damaged: fetching everything again.")
-	if err := r.store.Reset(); err != nil {
-		return err
-	}
-	if err := r.fetchWhole(ctx, h, say); err != nil {
-		return r.explain(ctx, h, err)
-	}
-	if done, err := r.settle(h); done {
-		return err
-	}
 	return &gitremote.Failure{Err: fmt.Errorf("cannot fetch commit %s from %s: what was sent is incomplete (%w); run git fsck on the remote",
-		short(h), r.origin, r.complete(h))}
+		short(h), r.origin, r.whole(h, true))}
 }
 
 // settle records the commit when it is complete. It is not done when something is
 // missing or damaged that can be fetched.
 func (r *Repo) settle(h gitstore.Hash) (done bool, err error) {
-	err = r.complete(h)
+	err = r.whole(h, true)
 	if err == nil {
-		if err := r.store.Record(h); err != nil {
+		if err := r.store.Record("", h); err != nil {
 			return true, fmt.Errorf("cannot record commit %s in the git store: %w", short(h), err)
 		}
 		return true, nil
@@ -222,43 +189,6 @@ func (r *Repo) unfit() string {
 		return fmt.Sprintf("it has grown to %d packs", n)
 	}
 	return ""
-}
-
-// complete returns nil when the commit and its whole tree are present, and what
-// is missing otherwise. Contents of files are verified when they are read.
-func (r *Repo) complete(h gitstore.Hash) error {
-	v, err := r.View()
-	if err != nil {
-		return err
-	}
-	defer v.Close()
-	root, err := Root(v, h)
-	if err != nil {
-		return err
-	}
-	// A tree occurs in many places; one look at each is enough.
-	seen := map[gitstore.Hash]bool{root: true}
-	for todo := []gitstore.Hash{root}; len(todo) > 0; {
-		tree := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		entries, err := ReadTree(v, tree)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			switch {
-			case e.Mode == gitstore.ModeSubmodule:
-			case e.Mode == gitstore.ModeDir:
-				if !seen[e.Hash] {
-					seen[e.Hash] = true
-					todo = append(todo, e.Hash)
-				}
-			case !v.Has(e.Hash):
-				return fmt.Errorf("blob %s: %w", e.Hash, gitstore.ErrMissing)
-			}
-		}
-	}
-	return nil
 }
 
 // Root returns the tree of a commit. A commit that names none is [ErrBad].

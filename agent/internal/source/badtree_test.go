@@ -53,7 +53,6 @@ func TestACommitThatCannotBeWrittenSafelyIsRefused(t *testing.T) {
 		}, []string{`"p/q/x"`}},
 		{"link above through what is missing", [][3]string{symlink("l", "none/../../x")}, []string{`"l"`}},
 		{"empty link", [][3]string{symlink("l", "")}, []string{`"l"`}},
-		{"submodule", [][3]string{{"160000", "vendor", strings.Repeat("1", 40)}}, []string{`"vendor"`, "submodules are not supported yet"}},
 		{"large file storage", [][3]string{{"100644", "model.bin", u.object("blob", lfsPointer)}}, []string{`"model.bin"`, "git lfs migrate export"}},
 	}
 	for _, c := range cases {

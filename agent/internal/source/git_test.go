@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/source"
-	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 // upstream is a repository made with git itself.
@@ -235,7 +234,7 @@ func must(t *testing.T, err error) {
 
 func openRepo(t *testing.T, dir, url string) *source.Repo {
 	t.Helper()
-	origin, err := source.Git(url, gitremote.Login{})
+	origin, err := source.Git(url, nil)
 	must(t, err)
 	r, err := source.Open(dir, origin)
 	must(t, err)

@@ -51,12 +51,13 @@ func join(dir, name string) string {
 func newPlan(ctx context.Context, v *gitstore.View, root gitstore.Hash) (*plan, error) {
 	p := &plan{}
 	type dir struct {
-		path string
-		hash gitstore.Hash
+		path  string
+		hash  gitstore.Hash
+		depth int // of submodules in one another
 	}
 	entries := 0
 	// Not recursive: how deep trees go is up to the remote.
-	for todo := []dir{{"", root}}; len(todo) > 0; {
+	for todo := []dir{{"", root, 0}}; len(todo) > 0; {
 		d := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		if err := ctx.Err(); err != nil {
@@ -74,10 +75,18 @@ func newPlan(ctx context.Context, v *gitstore.View, root gitstore.Hash) (*plan, 
 			return nil, err
 		}
 		for _, e := range tree {
-			if e.Mode == gitstore.ModeDir {
-				path := join(d.path, e.Name)
-				p.dirs = append(p.dirs, path)
-				todo = append(todo, dir{path, e.Hash})
+			sub := dir{join(d.path, e.Name), e.Hash, d.depth}
+			if e.Mode == gitstore.ModeSubmodule {
+				if sub.depth++; sub.depth > snapshot.MaxNesting {
+					return nil, bad(sub.path, fmt.Sprintf("is a submodule more than %d deep in others", snapshot.MaxNesting))
+				}
+				if sub.hash, err = snapshot.Root(v, e.Hash); err != nil {
+					return nil, fmt.Errorf("submodule %s: %w", quote(sub.path), err)
+				}
+			}
+			if e.Mode == gitstore.ModeDir || e.Mode == gitstore.ModeSubmodule {
+				p.dirs = append(p.dirs, sub.path)
+				todo = append(todo, sub)
 			} else if err := p.add(v, d.path, e); err != nil {
 				return nil, err
 			}
@@ -86,7 +95,7 @@ func newPlan(ctx context.Context, v *gitstore.View, root gitstore.Hash) (*plan, 
 	return p, p.checkLinks()
 }
 
-// add plans what is no directory.
+// add plans what is no directory and no submodule.
 func (p *plan) add(v *gitstore.View, dir string, e gitstore.TreeEntry) error {
 	path := join(dir, e.Name)
 	switch e.Mode {
@@ -103,9 +112,6 @@ func (p *plan) add(v *gitstore.View, dir string, e gitstore.TreeEntry) error {
 			return fmt.Errorf("%s: %w", quote(path), err)
 		}
 		p.links = append(p.links, link{path, string(target)})
-	case gitstore.ModeSubmodule:
-		return bad(path, "is a submodule; submodules are not supported yet: "+
-			"commit the files themselves, or get them in a build command")
 	default:
 		return bad(path, fmt.Sprintf("has the unknown file mode %o", e.Mode))
 	}

@@ -145,7 +145,7 @@ func TestCredentialsOfTheURLAreUsed(t *testing.T) {
 
 func TestURLsThatCannotBeUsedAreRefusedAtOnce(t *testing.T) {
 	for _, raw := range []string{"ftp://user:s3cret@host/x", "https://user:s3cret@host:port/x", "https://user:s3cret/x@host/y", "https://user:s3cret?x@host/y", "https://user:s3cret%zz@host/y", "https://h/%zz?token=s3cret"} {
-		_, err := source.Git(raw, gitremote.Login{})
+		_, err := source.Git(raw, nil)
 		if err == nil {
 			t.Errorf("%s was accepted", raw)
 		} else if strings.Contains(err.Error(), "s3cret") {

@@ -1,9 +1,9 @@
 // Package source brings one commit of a repository to a node: it fetches the
 // commit by its full SHA and writes its tree into a directory.
 //
-// Of git's features these are not applied: .gitattributes (line endings,
-// export-ignore), submodules and Git LFS. The latter two are refused by name
-// rather than deployed half.
+// Submodules are part of the commit. Of git's features .gitattributes (line
+// endings, export-ignore) is not applied; a file in Git LFS is refused by name
+// rather than deployed as a pointer.
 package source
 
 import (
@@ -27,14 +27,15 @@ type Repo struct {
 	dir       string
 }
 
-// Git is the repository at url as an origin, logged in to with l. url is what git
-// accepts: https, http, ssh, git and file URLs, user@host:path, and paths.
-func Git(url string, l gitremote.Login) (snapshot.Origin, error) {
-	remote, err := gitremote.Parse(url)
+// Git is the repository at url as an origin, logged in to, and to those of its
+// submodules, as login says. url is what git accepts: https, http, ssh, git and
+// file URLs, user@host:path, and paths.
+func Git(url string, login func(url string) gitremote.Login) (snapshot.Origin, error) {
+	origin, err := snapshot.Git(url, login)
 	if err != nil {
 		return nil, fault.New(api.ReasonFetchFailed, err)
 	}
-	return snapshot.Git(remote.With(l)), nil
+	return origin, nil
 }
 
 // Open opens the store in dir, creating it when missing, and removes what
@@ -47,12 +48,13 @@ func Open(dir string, origin snapshot.Origin) (*Repo, error) {
 	return &Repo{s, dir}, nil
 }
 
-// Has tells whether the commit and its whole tree are in the store.
+// Has tells whether the commit, its whole tree, and its submodules are in the
+// store.
 func (r *Repo) Has(sha string) bool { return r.snapshots.Has(sha) }
 
-// Fetch brings commit sha, a full SHA, and its tree into the store; it asks the
-// remote for nothing else when the remote allows that. Without need it does not
-// contact the remote. What the remote says goes to progress, which may be nil.
+// Fetch brings commit sha, a full SHA, its tree, and its submodules into the store;
+// it asks the remotes for nothing else when they allow that. Without need it does not
+// contact them. What they say goes to progress, which may be nil.
 //
 // A failure to do so is [api.ReasonFetchFailed] and wraps one of the kinds of
 // [gitremote.Failure] where that is known; the text says what to do and never

@@ -46,6 +46,15 @@ func (s Source) Login() gitremote.Login {
 	return l
 }
 
+// LoginTo is how the coordinator logs in to the app's repository, or to that of a
+// submodule. What is for one host is never shown to another.
+func (a *App) LoginTo(repo string) gitremote.Login {
+	if repo != a.Repo && !gitremote.SameHost(repo, a.Repo) {
+		return gitremote.Login{}
+	}
+	return a.Source.Login()
+}
+
 // written is the source as it stands in a fleet file.
 func (s Source) written() string {
 	b := "{via: " + string(s.Via)

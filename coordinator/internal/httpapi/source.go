@@ -59,6 +59,9 @@ func sourceError(err error) error {
 	if errors.Is(err, ErrNoSource) {
 		return &api.Error{Kind: api.ErrorNotFound, Text: err.Error()}
 	}
+	if errors.Is(err, snapshot.ErrBad) {
+		return &api.Error{Kind: api.ErrorConflict, Reason: api.SourceBad, Text: err.Error()}
+	}
 	var f *gitremote.Failure
 	if !errors.As(err, &f) {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -52,11 +53,11 @@ func TestAgentsGetTheCommitsOfTheirReleases(t *testing.T) {
 	}
 	git("init", "-q", "-b", "main")
 	git("commit", "-q", "--allow-empty", "-m", "change")
-	remote, err := gitremote.Parse(dir)
+	origin, err := snapshot.Git(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	repo, err := snapshot.Open(filepath.Join(t.TempDir(), "commits"), snapshot.Git(remote))
+	repo, err := snapshot.Open(filepath.Join(t.TempDir(), "commits"), origin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,8 +119,12 @@ func TestAgentsGetTheCommitsOfTheirReleases(t *testing.T) {
 			t.Errorf("%s: %v", reason, err)
 		}
 	}
-	src.err = httpapi.ErrNoSource
 	var e *api.Error
+	src.err = fmt.Errorf("%w: a submodule", snapshot.ErrBad)
+	if _, err := web1.Source(t.Context(), "hello", id, nil); !errors.As(err, &e) || e.Reason != api.SourceBad {
+		t.Errorf("a commit that cannot be used: %v", err)
+	}
+	src.err = httpapi.ErrNoSource
 	if _, err := web1.Source(t.Context(), "hello", id, nil); !errors.As(err, &e) || e.Kind != api.ErrorNotFound {
 		t.Errorf("no source: %v", err)
 	}

@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/source"
-	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 func main() {
@@ -211,7 +210,7 @@ func child(args []string) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	origin, err := source.Git(url, gitremote.Login{})
+	origin, err := source.Git(url, nil)
 	if err != nil {
 		return err
 	}
