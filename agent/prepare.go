@@ -194,6 +194,10 @@ func (p *app) make(ctx context.Context, as *api.Assignment, r api.Release, runs 
 	if err != nil || (want.Archive == "" && slices.Contains(present, id)) {
 		return err
 	}
+	// What cannot end well is not begun.
+	if err := p.store.CheckShared(r.Recipe.Shared); err != nil {
+		return err
+	}
 	// One at a time on this node: builds are the heaviest thing it does.
 	select {
 	case p.a.builds <- struct{}{}:
@@ -233,7 +237,7 @@ func (p *app) make(ctx context.Context, as *api.Assignment, r api.Release, runs 
 		err = p.a.deps.Sandbox.Run(ctx, job, out)
 	}
 	if err == nil {
-		err = p.keep(ctx, r, dir, want.Share)
+		err = p.keep(ctx, r, dir, want.Share, out)
 	}
 	// What goes on without the agent is the next one's.
 	if err != nil && !errors.Is(err, sandbox.ErrLeave) {

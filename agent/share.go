@@ -27,7 +27,7 @@ const maxFiles = 1_000_000
 // keep commits a release that was built in dir: what its recipe calls the
 // artifact, under the digest of its files. If share, it must be fit to be taken
 // by others.
-func (p *app) keep(ctx context.Context, r api.Release, dir string, share bool) error {
+func (p *app) keep(ctx context.Context, r api.Release, dir string, share bool, out io.Writer) error {
 	if a := r.Recipe.Artifact; len(a) > 0 {
 		missing, err := archive.Keep(dir, a)
 		if err != nil {
@@ -37,7 +37,10 @@ func (p *app) keep(ctx context.Context, r api.Release, dir string, share bool) e
 			return fault.Errorf(api.ReasonBuildFailed, "the build made nothing that artifact calls %q; correct the build or artifact", missing)
 		}
 	}
-	sum, err := archive.Digest(ctx, dir, nil)
+	if err := p.link(r, dir, out); err != nil {
+		return err
+	}
+	sum, err := archive.Digest(ctx, dir, shared(r))
 	if err != nil {
 		return err
 	}
@@ -46,6 +49,24 @@ func (p *app) keep(ctx context.Context, r api.Release, dir string, share bool) e
 			"let the build make a file of it, leave it out of artifact, or write build_on: each", sum.Unfit)
 	}
 	return p.store.CommitAs(r.ID, sum.Digest)
+}
+
+// link puts what the release shares with others into its staging directory, after
+// the build, which has no business with it.
+func (p *app) link(r api.Release, dir string, out io.Writer) error {
+	replaced, err := p.store.LinkShared(dir, r.Recipe.Shared)
+	for _, path := range replaced {
+		fmt.Fprintf(out, "[%s of the release gives way to %s, which is shared]\n", path, p.store.SharedPath(path))
+	}
+	return err
+}
+
+// shared tells which paths are no part of the release's own files.
+func shared(r api.Release) func(path string) bool {
+	if len(r.Recipe.Shared) == 0 {
+		return nil
+	}
+	return func(path string) bool { return release.IsShared(path, r.Recipe.Shared) }
 }
 
 // share hands the files of a release on disk to the coordinator.
@@ -76,7 +97,7 @@ func (p *app) shareTo(ctx context.Context, r api.Release, out io.Writer) error {
 	if err == nil && digest == "" {
 		// It was built before digests were kept.
 		var sum archive.Summary
-		if sum, err = archive.Digest(ctx, dir, nil); err == nil {
+		if sum, err = archive.Digest(ctx, dir, shared(r)); err == nil {
 			digest = sum.Digest
 			err = p.store.Describe(r.ID, digest)
 			p.a.notify()
@@ -89,7 +110,7 @@ func (p *app) shareTo(ctx context.Context, r api.Release, out io.Writer) error {
 	var packing error
 	err = p.a.deps.Archives.ShareArchive(ctx, p.name, r.ID, digest, func(w io.Writer) error {
 		var sum archive.Summary
-		sum, packing = archive.Pack(ctx, dir, nil, w)
+		sum, packing = archive.Pack(ctx, dir, shared(r), w)
 		if packing == nil && sum.Digest != digest {
 			packing = edited(r.ID, "a file")
 		}
@@ -126,6 +147,9 @@ func (p *app) take(ctx context.Context, as *api.Assignment, r api.Release, runs 
 	defer out.close()
 	fmt.Fprintf(out, "taking %s from the coordinator\n", as.Prepare.Archive)
 	dir, err := p.unpack(ctx, r.ID, as.Prepare.Archive)
+	if err == nil {
+		err = p.link(r, dir, out)
+	}
 	if err == nil {
 		err = p.store.CommitAs(r.ID, as.Prepare.Archive)
 	}

@@ -219,6 +219,7 @@ const (
 	ReasonBadTree       Reason = "bad_tree"       // the commit holds what cannot be written safely
 
 	ReasonFetchFailed     Reason = "fetch_failed"     // remote unreachable, denied, commit unknown
+	ReasonSharedMissing   Reason = "shared_missing"   // a shared file does not exist on the node
 	ReasonDiskFull        Reason = "disk_full"        // no space or inodes
 	ReasonShareFailed     Reason = "share_failed"     // the coordinator did not take the built files
 	ReasonArchiveFailed   Reason = "archive_failed"   // the coordinator did not hand out the built files
@@ -331,6 +332,9 @@ type Recipe struct {
 	ReleaseCommand []string `json:"release_command,omitempty"`
 	ReleaseTimeout Duration `json:"release_command_timeout,omitempty"`
 	Hooks          *Hooks   `json:"hooks,omitempty"`
+	// Shared are paths that are links to what all releases of the app on a node
+	// share; those that end in a slash are directories.
+	Shared []string `json:"shared,omitempty"`
 }
 
 // Hooks are shell command lines around a target's leaving and returning. They may

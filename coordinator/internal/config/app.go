@@ -24,7 +24,7 @@ func (l *loader) readApp(name string, v value) {
 	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "restart", "health",
 		"balancer", "env", "secrets", "build_limits", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
 		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
-		"build_on", "build_skew", "artifact", "release_command", "release_command_timeout", "hooks", "source")
+		"build_on", "build_skew", "artifact", "release_command", "release_command_timeout", "hooks", "shared", "source")
 	if !ok {
 		return
 	}
@@ -79,6 +79,7 @@ func (l *loader) readApp(name string, v value) {
 	a.readArtifact(o)
 	a.readReleaseCommand(o)
 	a.readHooks(o)
+	a.readShared(o)
 	a.readBuild(o)
 	if v, ok := o.need("unit", name+".service"); ok {
 		if a.Unit, ok = v.text(name + ".service"); ok {

@@ -174,6 +174,7 @@ func (w *writer) app(a *App) {
 		w.put("release_command", list(a.ReleaseCommand, plain))
 		w.put("release_command_timeout", short(a.ReleaseTimeout))
 	}
+	w.given("shared", a.Shared)
 	if h := a.Hooks; h != nil {
 		w.open("hooks")
 		w.given("before_drain", h.BeforeDrain)

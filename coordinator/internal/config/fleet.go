@@ -182,7 +182,9 @@ type App struct {
 	ReleaseCommand []string
 	ReleaseTimeout time.Duration
 	Hooks          *api.Hooks // nil for none
-	Unit           string     // of an app with instances the template, app@.service
+	// Shared are clean paths below the release; those of directories end in a slash.
+	Shared []string
+	Unit   string // of an app with instances the template, app@.service
 	// Health has neither HTTP nor TCP set for "health: none". "{address}" and
 	// "{instance}" stand in it as they were written.
 	Health   api.HealthCheck

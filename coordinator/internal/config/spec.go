@@ -13,7 +13,7 @@ func (a *App) Recipe() api.Recipe {
 	limits := a.BuildLimits
 	r := api.Recipe{
 		Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout), Artifact: a.Artifact,
-		Secrets: a.Secrets, Limits: &limits, ReleaseCommand: a.ReleaseCommand, Hooks: a.Hooks,
+		Secrets: a.Secrets, Limits: &limits, ReleaseCommand: a.ReleaseCommand, Hooks: a.Hooks, Shared: a.Shared,
 	}
 	if len(a.ReleaseCommand) > 0 {
 		r.ReleaseTimeout = api.Duration(a.ReleaseTimeout)
