@@ -3,6 +3,7 @@ package agent_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,8 +25,8 @@ func TestWhatReleasesShareIsLinkedWhenTheyArePrepared(t *testing.T) {
 	if err := os.WriteFile(env, []byte("FROM=node"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.prepare(r, 2)
-	s.c.awaitPresent(t, hello, r.ID)
+	s.c.set(hello, func(a *api.Assignment) { a.Prepare = &api.Prepare{Release: r.ID, Attempt: 2} })
+	s.c.awaitApp(t, hello, "the release is there", func(a api.AppReport) bool { return slices.Contains(a.Present, r.ID) })
 	dir := filepath.Join(s.cfg.Apps, hello, "releases", r.ID)
 	for path, want := range map[string]string{".env": "FROM=node", "built": "FROM=commit"} {
 		if b, err := os.ReadFile(filepath.Join(dir, path)); err != nil || string(b) != want {
