@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -52,11 +53,13 @@ func (c *Client) ShareArchive(ctx context.Context, app, release, digest string, 
 		}
 		w := &pieceWriter{c: c, ctx: ctx, path: archivePath(digest, ""), skip: state.Held, offset: state.Held, begun: time.Now(),
 			query: url.Values{"app": {app}, "release": {release}}}
-		if err = pack(w); err == nil {
-			err = w.send(true)
+		err = pack(w)
+		if failed := w.wait(); failed != nil {
+			err = failed // whatever pack makes of it
 		}
-		if w.err != nil {
-			err = w.err // whatever pack makes of it
+		if err == nil {
+			w.send(true)
+			err = w.wait()
 		}
 		var e *Error
 		if !errors.As(err, &e) || e.Kind != ErrorConflict || e.Reason != ReasonOffset || try == 3 {
@@ -69,7 +72,8 @@ func (c *Client) ShareArchive(ctx context.Context, app, release, digest string, 
 // what the coordinator has of the archive.
 const ReasonOffset = "offset"
 
-// pieceWriter sends what is written to it, piece by piece.
+// pieceWriter sends what is written to it, piece by piece: one is on its way
+// while the next is written.
 type pieceWriter struct {
 	c      *Client
 	ctx    context.Context
@@ -78,8 +82,10 @@ type pieceWriter struct {
 	skip   int64 // bytes that the coordinator has already
 	offset int64 // of buf
 	buf    []byte
-	begun  time.Time // the last progress
-	err    error     // of sending
+	spare  []byte
+	begun  time.Time  // the last progress
+	sent   chan error // of the piece that is on its way; nil: none is
+	err    error      // of sending
 }
 
 func (w *pieceWriter) Write(p []byte) (int, error) {
@@ -88,41 +94,52 @@ func (w *pieceWriter) Write(p []byte) (int, error) {
 	w.skip -= drop
 	p = p[drop:]
 	for len(p) > 0 {
-		if w.buf == nil {
+		if cap(w.buf) < ArchivePiece {
 			w.buf = make([]byte, 0, ArchivePiece)
 		}
 		k := min(len(p), ArchivePiece-len(w.buf))
 		w.buf = append(w.buf, p[:k]...)
 		p = p[k:]
 		if len(w.buf) == ArchivePiece {
-			if err := w.send(false); err != nil {
+			if err := w.wait(); err != nil {
 				return n - len(p), err
 			}
+			w.send(false)
 		}
 	}
 	return n, nil
 }
 
-func (w *pieceWriter) send(last bool) error {
-	w.query.Set("offset", strconv.FormatInt(w.offset, 10))
-	if last {
-		w.query.Set("last", "1")
+// wait returns once no piece is on its way.
+func (w *pieceWriter) wait() error {
+	if w.sent != nil {
+		w.err = <-w.sent
+		w.sent = nil
 	}
+	return w.err
+}
+
+// send sets out to send what was written; no other piece may be on its way.
+func (w *pieceWriter) send(last bool) {
+	query := url.Values{"offset": {strconv.FormatInt(w.offset, 10)}}
+	if last {
+		query.Set("last", "1")
+	}
+	maps.Copy(query, w.query)
 	raw := w.buf
 	if raw == nil {
 		raw = []byte{}
 	}
-	err := w.c.patiently(w.ctx, &w.begun, func() error {
-		var out ArchiveState
-		return w.c.do(w.ctx, call{method: http.MethodPut, path: w.path, query: w.query, raw: raw, repeatable: true, waits: true}, &out)
-	})
-	if err != nil {
-		w.err = err
-		return err
-	}
-	w.offset += int64(len(w.buf))
-	w.buf = w.buf[:0]
-	return nil
+	w.offset += int64(len(raw))
+	w.buf, w.spare = w.spare[:0], raw
+	sent := make(chan error, 1)
+	w.sent = sent
+	go func() {
+		sent <- w.c.patiently(w.ctx, &w.begun, func() error {
+			var out ArchiveState
+			return w.c.do(w.ctx, call{method: http.MethodPut, path: w.path, query: query, raw: raw, repeatable: true, waits: true}, &out)
+		})
+	}()
 }
 
 // patiently tries again while the coordinator cannot be reached, as long as

@@ -208,11 +208,14 @@ func (c *Client) send(ctx context.Context, rq call) (answer, error) {
 	read := false
 	readAll := func(resp *http.Response) error {
 		defer resp.Body.Close()
-		b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-		if err != nil {
+		var b bytes.Buffer
+		if n := resp.ContentLength; n > 0 && n <= limit {
+			b.Grow(int(n) + bytes.MinRead) // large answers would grow step by step
+		}
+		if _, err := b.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
 			return err
 		}
-		got, read = b, true
+		got, read = b.Bytes(), true
 		return nil
 	}
 	req.SetResponseHandler(readAll)

@@ -33,7 +33,11 @@ const (
 	// pending is how many batches may wait.
 	pending = 3
 	// frame is how much of the tar stream goes into one Zstandard frame.
-	frame = 1 << 20
+	frame = 512 << 10
+	// maxFrame and maxDeflated are how much a frame may hold, and how large it may
+	// be, in what is unpacked.
+	maxFrame    = 1 << 20
+	maxDeflated = maxFrame + 64<<10
 	// maxLinks bounds the symbolic links, which are kept in memory.
 	maxLinks = 200_000
 	maxPath  = 4095

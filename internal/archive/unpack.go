@@ -2,7 +2,6 @@ package archive
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -13,8 +12,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // Limits bound what an archive may unpack to, whatever it says of itself.
@@ -66,61 +63,19 @@ func Verify(ctx context.Context, r io.Reader, lim Limits) (Summary, error) {
 	return s, nil
 }
 
-// source remembers how reading ended, to tell a damaged archive from one that
-// could not be read, and ends with its context.
-type source struct {
-	ctx context.Context
-	r   io.Reader
-	err error
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	if s.err == nil && s.ctx.Err() != nil {
-		s.err = context.Cause(s.ctx)
-	}
-	if s.err != nil {
-		return 0, s.err
-	}
-	n, err := s.r.Read(p)
-	s.err = err
-	return n, err
-}
-
-// bounded is the tar stream, up to a limit.
-type bounded struct {
-	r     io.Reader
-	left  int64
-	zeros int // at its end, so far
-}
-
-func (b *bounded) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, &BadError{Why: "unpacks to too much", Err: ErrNoRoom}
-	}
-	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	kept := len(bytes.TrimRight(p[:n], "\x00"))
-	if kept > 0 {
-		b.zeros = 0
-	}
-	b.zeros += n - kept
-	return n, err
-}
-
 func unpack(ctx context.Context, r io.Reader, root *os.Root, lim Limits) (s Summary, err error) {
 	src := &source{ctx: ctx, r: r}
-	dec, err := zstd.NewReader(src, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxWindow(frame), zstd.WithDecoderMaxMemory(8<<20))
+	in, err := newInflater(src)
 	if err != nil {
 		return s, err
 	}
-	defer dec.Close()
 	u := newUnpacker(root, lim)
-	stream := &bounded{r: dec, left: lim.Bytes}
+	stream := &bounded{r: in, left: lim.Bytes}
 	err = u.all(tar.NewReader(stream))
 	if err == nil {
 		err = ends(stream)
 	}
+	in.close()
 	err = errors.Join(err, u.finish())
 	if err == nil {
 		err = u.links()
@@ -129,7 +84,6 @@ func unpack(ctx context.Context, r io.Reader, root *os.Root, lim Limits) (s Summ
 		err = errors.Join(err, root.Close())
 	}
 	if err != nil {
-		dec.Close() // it reads ahead, and ends with that
 		return s, judged(err, src.err)
 	}
 	return Summary{Digest: u.digest(), Files: u.files, Bytes: u.bytes}, nil
@@ -147,31 +101,6 @@ func judged(err, reading error) error {
 		return err
 	}
 	return &BadError{Why: "is damaged or cut short", Err: err}
-}
-
-// trailer is how a tar stream ends: one that was cut between two entries does not.
-const trailer = 1024
-
-// ends sees that the tar stream ends as it must, with nothing after it.
-func ends(r *bounded) error {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := r.Read(buf)
-		for _, c := range buf[:n] {
-			if c != 0 {
-				return bad("", "has data after its end")
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			if r.zeros < trailer {
-				return io.ErrUnexpectedEOF
-			}
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
 }
 
 // unpacker writes a tree as its entries come, in the order of [Pack].
