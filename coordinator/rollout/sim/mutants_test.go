@@ -79,10 +79,21 @@ func TestMutants(t *testing.T) {
 	if !*mutate {
 		t.Skip("run with -sim.mutate; it takes minutes")
 	}
+	seeds := []string{"-run=^TestSeeds$", "-args", "-sim.seeds=1500", "-sim.shrink=false"}
+	for _, pkg := range []string{".", ".."} {
+		// Else whatever fails already would seem to catch them all.
+		args := seeds
+		if pkg == ".." {
+			args = nil
+		}
+		if out, failed := goTest(t, breakEngine(t, nil), pkg, args...); failed {
+			t.Fatalf("the engine as it is fails:\n%s", out)
+		}
+	}
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
 			overlay := breakEngine(t, m.edits)
-			if out, failed := goTest(t, overlay, ".", "-run=^TestSeeds$", "-args", "-sim.seeds=1500", "-sim.shrink=false"); failed {
+			if out, failed := goTest(t, overlay, ".", seeds...); failed {
 				t.Logf("caught by the made world: %s", first(out, `seed \d+: .*`))
 			} else if out, failed := goTest(t, overlay, ".."); failed {
 				t.Logf("caught by the engine's tests: %s", first(out, `--- FAIL: \S+/\S+|--- FAIL: \S+`))
@@ -132,10 +143,14 @@ func breakEngine(t *testing.T, edits []edit) string {
 // goTest runs a package's tests with the overlay and tells whether they failed.
 func goTest(t *testing.T, overlay, pkg string, args ...string) (string, bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	const most = 10 * time.Minute
+	ctx, cancel := context.WithTimeout(t.Context(), most)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-vet=off", "-count=1", "-overlay=" + overlay, pkg}, args...)...)
 	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		t.Fatalf("the tests did not end within %s, which tells nothing:\n%s", most, out)
+	}
 	if strings.Contains(string(out), "[build failed]") || strings.Contains(string(out), "[setup failed]") {
 		t.Fatalf("the mutant does not build:\n%s", out)
 	}
