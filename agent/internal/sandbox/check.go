@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -126,21 +125,32 @@ func (s *Sandbox) loosen(yes bool) {
 	s.loose = yes
 }
 
-// group is what a process group holds, which is time and the end as a whole.
+// group is what a process group holds: time, the end as a whole, and the tasks of a
+// user whom the agent is not.
 func (s *Sandbox) group(why, as string) api.Sandbox {
 	r := api.Sandbox{With: withGroup, Why: why}
-	for _, b := range bounds {
-		r.Unenforced = append(r.Unenforced, b.name)
+	if err := groupUser(as); err != nil {
+		r.Problem = why + "; " + err.Error()
+		return r
 	}
-	r.Unenforced = append(r.Unenforced, unconfined)
+	other := false
 	if u, err := user.Current(); err == nil {
 		r.User = u.Username
 	}
 	if as != "" && as != Dynamic && os.Getuid() == 0 {
 		r.User = as
-		if _, err := user.Lookup(as); err != nil {
-			r.Problem = errors.Join(err, errors.New("create the user, or name another as build: {user: …} in agent.yaml")).Error()
+		switch u, err := user.Lookup(as); {
+		case err != nil:
+			r.Problem = fmt.Sprintf("%v; %s", err, makeUser)
+		default:
+			other = u.Uid != "0"
 		}
 	}
+	for _, b := range bounds {
+		if b.key != "tasks" || !other {
+			r.Unenforced = append(r.Unenforced, b.name)
+		}
+	}
+	r.Unenforced = append(r.Unenforced, unconfined)
 	return r
 }

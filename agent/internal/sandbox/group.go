@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
 
 // group is a job that runs as a process group of the agent.
@@ -31,8 +34,11 @@ func startGroup(j Job) (running, error) {
 		return nil, fmt.Errorf("cannot start the %s in %s: %w", j.What, j.Dir, err)
 	}
 	killMarked(func(m string) bool { return m == j.Name })
+	if err := groupUser(j.User); err != nil {
+		return fail(err)
+	}
 	if j.User == Dynamic {
-		j.User = "" // there is nobody to make one
+		j.User = "" // whoever is not root can be nobody else
 	}
 	o, err := hand(j)
 	if err != nil {
@@ -50,7 +56,7 @@ func startGroup(j Job) (running, error) {
 	}
 	defer swr.Close()
 
-	argv := j.argv()
+	argv := j.argv(o)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = j.Dir, append(append(j.environment(), j.secrets()...), Marker+"="+j.Name)
 	cmd.Stdout, cmd.Stderr = wr, swr
@@ -106,6 +112,19 @@ func (g *group) finish() (ending, error) {
 	end.statuses = statuses(b)
 	return end, errors.Join(g.failed, g.owner.takeBack())
 }
+
+// groupUser tells whether jobs can run as the user in a process group: where
+// there is no systemd, nobody makes the one that exists only meanwhile, and as root
+// they shall run only where somebody says so.
+func groupUser(as string) error {
+	if as != Dynamic || os.Getuid() != 0 {
+		return nil
+	}
+	return fault.Errorf(api.ReasonSystemd, "there is no systemd that could make a user for it, and it is not to run as root; %s", makeUser)
+}
+
+// makeUser is what to do for want of a user.
+const makeUser = "make one (useradd --system --shell /usr/sbin/nologin lockstep-build), write build: {user: lockstep-build} in agent.yaml, and restart deploy-agent"
 
 // startModest starts the command with what a thread hands down to its children:
 // no way to more privileges, and the place behind everybody else. The thread is

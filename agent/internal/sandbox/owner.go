@@ -38,7 +38,7 @@ func hand(j Job) (*owner, error) {
 	}
 	u, err := user.Lookup(j.User)
 	if err != nil {
-		return nil, fmt.Errorf("%w; create the user, or name another as build: {user: …} in agent.yaml", err)
+		return nil, fmt.Errorf("%w; %s", err, makeUser)
 	}
 	uid, err1 := strconv.Atoi(u.Uid)
 	gid, err2 := strconv.Atoi(u.Gid)

@@ -50,7 +50,10 @@ func newService(t *testing.T) *sandbox.Sandbox {
 // run runs a job that says no more than what its test is about.
 func run(s *sandbox.Sandbox, ctx context.Context, j sandbox.Job, out io.Writer) error {
 	j.Name, j.What, j.Reason = "test-"+rand.Text(), "build", api.ReasonBuildFailed
-	j.Writable, j.User = []string{j.Dir}, sandbox.Dynamic
+	j.Writable = []string{j.Dir}
+	if with := s.Check(ctx, sandbox.Dynamic).With; with == "systemd" {
+		j.User = sandbox.Dynamic
+	}
 	return s.Run(ctx, j, out)
 }
 

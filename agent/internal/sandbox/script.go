@@ -23,6 +23,11 @@ const (
 stopped=
 trap stopped=1 TERM
 `
+	// behind puts a job behind others where control groups do not. Each session is
+	// a group of its own to the scheduler, and nice counts within it alone; and the
+	// first to go when memory runs out shall be the job.
+	behind = `{ echo 10 > /proc/$$/autogroup; echo 500 > /proc/$$/oom_score_adj; } 2>/dev/null
+`
 	loop = `for c do
 	printf '$ %s\n' "$c"
 	/bin/sh -c "$c" 3>&-
@@ -41,9 +46,28 @@ done
 shift
 `
 
-// argv is what runs the commands with the environment that it is given.
-func (j Job) argv() []string {
-	return append([]string{"/bin/sh", "-c", script + loop, "sh"}, j.Commands...)
+// argv is what runs the commands with the environment that it is given, and the
+// limits that a process can have without a control group.
+func (j Job) argv(o *owner) []string {
+	return append([]string{"/bin/sh", "-c", j.place() + script + j.tasks(o) + loop, "sh"}, j.Commands...)
+}
+
+// tasks limits the processes of a user whom the agent is not: the number counts all
+// of the user's, and there is none for root. Shells differ in what they call it. A
+// limit of the address space is left out: it is none of memory, and much of what
+// builds would not start within it.
+func (j Job) tasks(o *owner) string {
+	if !o.switched || j.Limits.Tasks == 0 {
+		return ""
+	}
+	return fmt.Sprintf("ulimit -u %[1]d 2>/dev/null || ulimit -p %[1]d || exit 0\n", j.Limits.Tasks)
+}
+
+func (j Job) place() string {
+	if j.Background {
+		return behind
+	}
+	return ""
 }
 
 // argvOnly is what runs the commands with no more than their own environment.
@@ -53,7 +77,7 @@ func (j Job) argvOnly() []string {
 		name, _, _ := strings.Cut(kv, "=")
 		names += name + " "
 	}
-	return append([]string{"/bin/sh", "-c", script + only + loop, "sh", names}, j.Commands...)
+	return append([]string{"/bin/sh", "-c", j.place() + script + only + loop, "sh", names}, j.Commands...)
 }
 
 // statuses reads what the script wrote, as far as it is whole.
