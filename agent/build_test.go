@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -127,4 +128,43 @@ func TestHowBuildsAreHeldInIsReported(t *testing.T) {
 		held := s.c.seen[len(s.c.seen)-1].Sandbox
 		return held != nil && held.With == "systemd" && held.Problem == "" && held.User != ""
 	})
+}
+
+// How much memory a build may have can be said for nodes of any size.
+func TestMemoryInPercentIsOfTheNode(t *testing.T) {
+	t.Parallel()
+	m := systemdtest.New(t)
+	units := unit.NewUser(m.RuntimeDir)
+	t.Cleanup(units.Close)
+	s := newSmall(t)
+	s.deps.Sandbox = sandbox.New(sandbox.Config{Units: units, Dir: filepath.Join(s.cfg.State, "jobs")})
+	s.start(t)
+	r := s.repo.release(map[string]string{"f": "1"}, `echo up; while [ ! -e "$LOCKSTEP_CACHE/go" ]; do sleep 0.05; done`)
+	r.Recipe.Limits = &api.BuildLimits{MemoryPercent: 50}
+	s.prepare(r, 1)
+	s.c.await(t, "the build prints", func() bool { return strings.Contains(s.c.logs["build"], "up\n") })
+	var all, limit int64
+	b, err := os.ReadFile("/proc/meminfo")
+	if err == nil {
+		_, err = fmt.Sscanf(string(b), "MemTotal: %d kB", &all)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(m.RuntimeDir, "systemd", "transient", "lockstep-"+hello+".*.service"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("units of the build: %v, %v", files, err)
+	}
+	b, err = os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(b), "MemoryMax=")
+	if _, err := fmt.Sscan(text, &limit); err != nil || limit < all*1024*49/100 || limit > all*1024/2 {
+		t.Errorf("the build may have %d bytes of %d kB: %v", limit, all, err)
+	}
+	if err := os.WriteFile(filepath.Join(s.cfg.State, "cache", hello, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.c.awaitPresent(t, hello, r.ID)
 }

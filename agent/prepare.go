@@ -320,7 +320,7 @@ func limitsOf(r api.Recipe, timeout api.Duration) sandbox.Limits {
 	limits := sandbox.Limits{Timeout: timeout.D()}
 	if l := r.Limits; l != nil {
 		limits.Memory, limits.CPUWeight, limits.IOWeight = l.Memory, l.CPUWeight, l.IOWeight
-		limits.Tasks, limits.Silence = l.Tasks, l.Silence.D()
+		limits.MemoryPercent, limits.Tasks, limits.Silence = l.MemoryPercent, l.Tasks, l.Silence.D()
 	}
 	return limits
 }

@@ -367,11 +367,13 @@ func (h *Hooks) At(s Step) []string {
 
 // BuildLimits is what a build may use up of its node. 0 is no limit.
 type BuildLimits struct {
-	Memory    int64    `json:"memory,omitempty"`     // bytes
-	CPUWeight int      `json:"cpu_weight,omitempty"` // beside 100 of everything else
-	IOWeight  int      `json:"io_weight,omitempty"`  // likewise
-	Tasks     int      `json:"tasks,omitempty"`
-	Silence   Duration `json:"silence,omitempty"` // without output
+	Memory int64 `json:"memory,omitempty"` // bytes
+	// MemoryPercent is of the node's memory; it counts where Memory is 0.
+	MemoryPercent int      `json:"memory_percent,omitempty"`
+	CPUWeight     int      `json:"cpu_weight,omitempty"` // beside 100 of everything else
+	IOWeight      int      `json:"io_weight,omitempty"`  // likewise
+	Tasks         int      `json:"tasks,omitempty"`
+	Silence       Duration `json:"silence,omitempty"` // without output
 }
 
 // Spec is how an app runs on a node, whatever the release.

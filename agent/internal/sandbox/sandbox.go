@@ -67,12 +67,14 @@ type Job struct {
 
 // Limits bound a job. 0 is no limit.
 type Limits struct {
-	Memory    int64 // bytes
-	CPUWeight int   // 1 to 10000; that of everything else is 100
-	IOWeight  int   // likewise
-	Tasks     int   // processes and threads
-	Timeout   time.Duration
-	Silence   time.Duration // without any output
+	Memory int64 // bytes
+	// MemoryPercent is of the machine's memory; it counts where Memory is 0.
+	MemoryPercent int
+	CPUWeight     int // 1 to 10000; that of everything else is 100
+	IOWeight      int // likewise
+	Tasks         int // processes and threads
+	Timeout       time.Duration
+	Silence       time.Duration // without any output
 }
 
 // Dynamic is a user who exists only while the job runs.
@@ -225,6 +227,9 @@ func (s *Sandbox) Run(ctx context.Context, j Job, out io.Writer) error {
 	}
 	if ctx.Err() != nil {
 		return j.cancelled(ctx, nil)
+	}
+	if err := j.Limits.settle(); err != nil {
+		return fmt.Errorf("cannot start the %s: %w", j.What, err)
 	}
 	r, err := s.start(ctx, j)
 	if err != nil {

@@ -11,11 +11,11 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
 
-// defaultBuildLimits leave a droplet of 1 GB to the app that serves on it: the
-// kernel ends the build before the app, and the app gets five turns for each of
-// the build's.
+// defaultBuildLimits leave any machine to the app that serves on it: a quarter of
+// the memory, however much that is (when it runs out all the same, the kernel ends
+// the build before the app), and five turns for each of the build's.
 var defaultBuildLimits = api.BuildLimits{
-	Memory: 1 << 30, CPUWeight: 20, IOWeight: 20, Tasks: 1024, Silence: api.Duration(10 * minute),
+	MemoryPercent: 75, CPUWeight: 20, IOWeight: 20, Tasks: 1024, Silence: api.Duration(10 * minute),
 }
 
 // readBuild reads what a build may know and use up.
@@ -38,8 +38,10 @@ func (a *App) readBuild(o object) {
 		return
 	}
 	if v, ok := l.get("memory"); ok {
-		if n, ok := v.size(16<<20, 1<<50); ok {
-			a.BuildLimits.Memory = n
+		if p, ok := v.percent(); ok {
+			a.BuildLimits.Memory, a.BuildLimits.MemoryPercent = 0, p
+		} else if n, ok := v.size(16<<20, 1<<50); ok {
+			a.BuildLimits.Memory, a.BuildLimits.MemoryPercent = n, 0
 		}
 	}
 	a.BuildLimits.CPUWeight = l.count("cpu_weight", a.BuildLimits.CPUWeight, 1, 10000)
@@ -73,8 +75,16 @@ func (v value) size(least, most int64) (int64, bool) {
 			return 0, false
 		}
 	}
-	v.fail("expected a size, got %s; write a whole number with a unit, such as 512M or 2G", v.what())
+	v.fail("expected a size, got %s; write a whole number with a unit, such as 512M or 2G, or a percentage of the node's memory from 1%% to 100%%", v.what())
 	return 0, false
+}
+
+// plainMemory is how much memory a build may have, as people write it.
+func plainMemory(l api.BuildLimits) string {
+	if l.Memory == 0 {
+		return plain(strconv.Itoa(l.MemoryPercent) + "%")
+	}
+	return sized(l.Memory)
 }
 
 // sized is a number of bytes as people write it.

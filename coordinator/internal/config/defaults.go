@@ -166,7 +166,7 @@ func (w *writer) app(a *App) {
 	w.given("secrets", a.Secrets)
 	l := a.BuildLimits
 	w.put("build_limits", fmt.Sprintf("{memory: %s, cpu_weight: %d, io_weight: %d, tasks: %d, silence: %s}",
-		sized(l.Memory), l.CPUWeight, l.IOWeight, l.Tasks, short(l.Silence.D())))
+		plainMemory(l), l.CPUWeight, l.IOWeight, l.Tasks, short(l.Silence.D())))
 	w.put("build_on", plain(string(a.BuildOn)))
 	w.put("build_skew", string(a.BuildSkew))
 	w.given("artifact", a.Artifact)

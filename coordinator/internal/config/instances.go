@@ -82,18 +82,27 @@ func (o object) share(key string) Share {
 	if !ok {
 		return Share{Count: 1}
 	}
-	if n, ok := v.node.(*ast.StringNode); ok {
-		digits, percent := strings.CutSuffix(n.Value, "%")
-		if p, err := strconv.Atoi(digits); percent && err == nil && p >= 1 && p <= 100 && digits == strconv.Itoa(p) {
-			return Share{Percent: p}
-		}
-	} else if i, ok := v.node.(*ast.IntegerNode); ok {
+	if p, ok := v.percent(); ok {
+		return Share{Percent: p}
+	}
+	if i, ok := v.node.(*ast.IntegerNode); ok {
 		if n, err := strconv.Atoi(i.GetToken().Value); err == nil && n >= 1 && n <= 1000 {
 			return Share{Count: n}
 		}
 	}
 	v.fail("expected a whole number from 1 to 1000, or a percentage of the targets from 1%% to 100%%, got %s; write 1, or 25%%", v.what())
 	return Share{Count: 1}
+}
+
+// percent is a whole one from 1% to 100%; anything else may be of another kind.
+func (v value) percent() (int, bool) {
+	n, ok := v.node.(*ast.StringNode)
+	if !ok {
+		return 0, false
+	}
+	digits, is := strings.CutSuffix(n.Value, "%")
+	p, err := strconv.Atoi(digits)
+	return p, is && err == nil && p >= 1 && p <= 100 && digits == strconv.Itoa(p)
 }
 
 const writeInstances = "[8000, 8001]"
