@@ -51,6 +51,8 @@ type Deps struct {
 	Units activate.Units
 	// Environment tells what a unit's program is started with; nil for nothing.
 	Environment func(ctx context.Context, unit string) (unit.Environment, error)
+	// UnitFiles writes units; without it none are.
+	UnitFiles UnitFiles
 	// Broker carries out operations on balancers that the coordinator speaks to.
 	Broker Broker
 	// Archives carries built files; without it none are shared or taken.
@@ -103,7 +105,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 	units := unit.New(unit.Scope(c.Systemd))
 	defer units.Close()
 	box := sandbox.New(sandbox.Config{Units: units, System: c.Systemd == "system", Dir: filepath.Join(c.State, "jobs"), Hidden: hidden(c)})
-	a, err := New(c, Deps{Coordinator: client, Broker: client, Sources: client, Archives: client, Units: units, Environment: units.Environment, Sandbox: box, Version: version, Log: log})
+	a, err := New(c, Deps{Coordinator: client, Broker: client, Sources: client, Archives: client, Units: units, UnitFiles: units, Environment: units.Environment, Sandbox: box, Version: version, Log: log})
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ type app struct {
 	compared  time.Time         // when the releases were looked at for that
 	last      lastAnswer
 	left      []api.LeftTarget
+	unit      *api.UnitReport
 }
 
 // current is the turn in progress.
@@ -117,7 +118,7 @@ func (p *app) absent() error {
 	if err != nil {
 		return err
 	}
-	p.log.Info("the coordinator no longer names this app; it is left running")
+	p.log.Info("the coordinator no longer names this app; it is left running", "unit", stays(p.file.Read()))
 	p.changed()
 	return nil
 }
@@ -191,7 +192,7 @@ func (p *app) report() (api.AppReport, bool) {
 		// Until it is known who is to be last, none may go.
 		r.Present = slices.DeleteFunc(r.Present, func(id string) bool { return id == d.Assignment.Prepare.Release })
 	}
-	r.Left = p.left
+	r.Left, r.Unit = p.left, p.unit
 	r.Prepare = p.prepareReport(d)
 	r.Command = commandReport(d)
 	r.Balancer = p.balancerReport(d.Assignment.Targets)

@@ -5,15 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
 	"github.com/lockstep-deploy/lockstep/agent/internal/sandbox"
+	"github.com/lockstep-deploy/lockstep/agent/internal/unit"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/unitfile"
 )
 
 // commanded is the release command in progress.
@@ -186,18 +190,28 @@ func (p *app) command(ctx context.Context, d *journal.Doc, c journal.Command, re
 // environment is what an app's own commands find around them: what the recipe
 // says, what its unit is started with, and who they are. What is in files may be
 // secret.
-func (p *app) environment(ctx context.Context, unit, rollout string, r api.Release, out io.Writer) (env []string, secrets map[string]string, err error) {
+func (p *app) environment(ctx context.Context, name, rollout string, r api.Release, out io.Writer) (env []string, secrets map[string]string, err error) {
 	set, secrets := maps.Clone(r.Recipe.Env), map[string]string{}
 	if set == nil {
 		set = map[string]string{}
 	}
-	if read := p.a.deps.Environment; read != nil && unit != "" {
-		e, err := read(ctx, unit)
+	if run := r.Recipe.Run; run != nil {
+		// Its unit is still that of the release before, if there is one.
+		vars, err := unit.EnvironmentFile(unitfile.Variables(p.a.cfg.Apps, p.name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			fmt.Fprintf(out, "[without a file of variables: %v]\n", err)
+		}
+		for key, value := range run.Env {
+			set[key] = strings.ReplaceAll(value, "{instance}", unitfile.Instance(name))
+		}
+		maps.Copy(secrets, vars)
+	} else if read := p.a.deps.Environment; read != nil && name != "" {
+		e, err := read(ctx, name)
 		if err != nil {
-			fmt.Fprintf(out, "[without what %s is started with: %v]\n", unit, err)
+			fmt.Fprintf(out, "[without what %s is started with: %v]\n", name, err)
 		}
 		for _, why := range e.Unread {
-			fmt.Fprintf(out, "[without a file of variables of %s: %s]\n", unit, why)
+			fmt.Fprintf(out, "[without a file of variables of %s: %s]\n", name, why)
 		}
 		maps.Copy(set, e.Set)
 		maps.Copy(secrets, e.Files)

@@ -12,12 +12,12 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
 
-// withHooks returns those of the releases that a turn is about, if any of them
-// has hooks.
-func withHooks(all []api.Release, ids ...string) []api.Release {
+// withRecipes returns those of the releases that a turn is about whose recipe it
+// has to know: they have hooks, or a unit that is generated.
+func withRecipes(all []api.Release, ids ...string) []api.Release {
 	var some []api.Release
 	for _, r := range all {
-		if r.Recipe.Hooks != nil && slices.Contains(ids, r.ID) {
+		if (r.Recipe.Hooks != nil || r.Recipe.Run != nil) && slices.Contains(ids, r.ID) {
 			some = append(some, r)
 		}
 	}

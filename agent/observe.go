@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
+	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/agent/internal/health"
 	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
 	"github.com/lockstep-deploy/lockstep/agent/internal/unit"
@@ -96,11 +97,15 @@ func (p *app) observe() time.Duration {
 			wait = time.Second
 		}
 	}
-	left := p.leftRunning(d)
+	left, unit := p.leftRunning(d), p.unitReport(d)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !slices.Equal(p.left, left) {
 		p.left = left
+		p.a.notify()
+	}
+	if !reflect.DeepEqual(p.unit, unit) {
+		p.unit = unit
 		p.a.notify()
 	}
 	for target, o := range p.observers {
@@ -164,8 +169,14 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 			version = probe.Version
 		}
 	}
+	missing := err != nil && o.spec.Generated && fault.ReasonOf(err) == api.ReasonUnitMissing
+	if missing {
+		st, err = unit.Status{ActiveState: "inactive"}, nil
+	}
 	if err != nil {
 		v.Detail = err.Error()
+	} else if missing {
+		v.Rotation, v.Detail = api.RotationOut, "its first turn writes "+o.spec.Unit
 	} else {
 		if err := p.prove(ctx, o, st, version); err != nil {
 			v.Detail = err.Error()

@@ -62,7 +62,7 @@ func (p *app) beginTurns() error {
 		t := journal.Turn{
 			Number: g.Turn, Instance: g.Instance, Release: g.Release, Fallback: g.Fallback, Server: p.server(g), Soak: g.Soak,
 			Rollout: d.Assignment.Rollout, Spec: d.Assignment.Spec.Of(g), Step: api.StepSnapshot, Since: time.Now(),
-			Recipes: withHooks(d.Assignment.Releases, g.Release, g.Fallback),
+			Recipes: withRecipes(d.Assignment.Releases, g.Release, g.Fallback),
 		}
 		err := p.file.Update(func(d *journal.Doc) error {
 			if d.Targets == nil {
@@ -126,9 +126,13 @@ func (p *app) work(cur *current, t journal.Turn, held *journal.Held, how func(ac
 			log.Warn("cannot close the connection to the balancer", "error", err)
 		}
 	}()
+	var install activate.Installer
+	if t.Spec.Generated {
+		install = installer{p, t.Spec}
+	}
 	return how(activate.Deps{
 		Units: p.a.deps.Units, Releases: p.store.Instance(t.Instance), Balancer: lb, Probe: health.FromAPI(t.Spec.Health),
-		Journal: turnJournal{p, target}, MayRestart: p.a.cfg.MayRestart, Log: log,
+		Journal: turnJournal{p, target}, Allowed: p.allowed, Installer: install, Log: log,
 		Progress: func(pr activate.Progress) {
 			p.mu.Lock()
 			defer p.mu.Unlock()

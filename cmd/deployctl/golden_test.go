@@ -107,6 +107,16 @@ func TestPlan(t *testing.T) {
 	golden(t, "plan-problem", f, "plan", "hello")
 	golden(t, "plan-json", f, "plan", "hello", "--json")
 
+	f.plan.Notes = nil
+	text := "[Service]\nExecStart=/bin/sh -c \"bin/server --port 8080\"\n\n[Install]\nWantedBy=multi-user.target\n"
+	f.plan.Units = []api.PlanUnit{
+		{Name: "lockstep-hello.service", Nodes: []string{"web1", "web2"}, Change: api.UnitInstall, Text: text},
+		{Name: "lockstep-hello.service", Nodes: []string{"web3"}, Change: api.UnitReplace, Text: text},
+		{Name: "lockstep-hello.service", Nodes: []string{"web4"}, Change: api.UnitStays, Text: text},
+	}
+	golden(t, "plan-units", f, "plan", "hello")
+	f.plan.Units = nil
+
 	f.plan.Refused, f.plan.Steps = "9c1d2e3 is the current release of hello", nil
 	golden(t, "plan-refused", f, "plan", "hello")
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -69,6 +70,26 @@ func runsNow(s api.PlanStep) string {
 	return "none"
 }
 
+// printPlanUnit shows a unit that would be written, as it would be.
+func printPlanUnit(w io.Writer, u api.PlanUnit) {
+	nodes := strings.Join(u.Nodes, ", ")
+	switch u.Change {
+	case api.UnitStays:
+		fmt.Fprintf(w, "\nIts unit %s stays as it is on %s.\n", u.Name, nodes)
+		return
+	case api.UnitInstall:
+		fmt.Fprintf(w, "\nIts unit %s would be installed on %s, as the release is switched to:\n", u.Name, nodes)
+	default:
+		fmt.Fprintf(w, "\nIts unit %s on %s would be replaced as the release is switched to, and the one before put back with the release before:\n", u.Name, nodes)
+	}
+	for line := range strings.Lines(u.Text) {
+		if line = strings.TrimRight(line, "\n"); line != "" {
+			line = "  " + line
+		}
+		fmt.Fprintln(w, line)
+	}
+}
+
 func printPlan(w io.Writer, p api.Plan) {
 	from := "the first one"
 	if p.From != nil {
@@ -103,6 +124,9 @@ func printPlan(w io.Writer, p api.Plan) {
 		table(w, "  ", rows)
 	} else {
 		fmt.Fprintln(w, "  no target")
+	}
+	for _, u := range p.Units {
+		printPlanUnit(w, u)
 	}
 	if len(p.Notes) > 0 {
 		fmt.Fprintln(w, "\nNotes:")

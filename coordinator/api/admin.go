@@ -197,8 +197,24 @@ type Plan struct {
 	Refused string      `json:"refused,omitempty"` // why it would not start
 	Build   []string    `json:"build,omitempty"`
 	Steps   []PlanStep  `json:"steps"` // in the order that they would be taken
+	Units   []PlanUnit  `json:"units,omitempty"`
 	Notes   []string    `json:"notes,omitempty"`
 }
+
+// PlanUnit is a generated unit in a plan, on the nodes where it is the same.
+type PlanUnit struct {
+	Name   string   `json:"name"` // of the file
+	Nodes  []string `json:"nodes"`
+	Change string   `json:"change"` // [UnitInstall], [UnitReplace], or [UnitStays]
+	Text   string   `json:"text"`
+}
+
+// What would become of a unit file.
+const (
+	UnitInstall = "install" // there is none yet
+	UnitReplace = "replace" // there is another
+	UnitStays   = "stays"
+)
 
 // PlanStep is one target in a plan.
 type PlanStep struct {

@@ -71,6 +71,8 @@ type AppReport struct {
 	Left []LeftTarget `json:"left,omitempty"`
 	// Command is the release command that it claimed last.
 	Command *CommandReport `json:"command,omitempty"`
+	// Unit tells of the app's unit if it is generated.
+	Unit *UnitReport `json:"unit,omitempty"`
 	// Balancer is what the agent last learned of the app's balancer, if it speaks
 	// to it itself.
 	Balancer *BalancerReport `json:"balancer,omitempty"`
@@ -140,6 +142,9 @@ type TargetReport struct {
 	// Last: the app's last_if succeeds here, so that the target is to leave after
 	// all others. Only as long as a release is asked to be prepared.
 	Last bool `json:"last,omitempty"`
+	// Current is the release that the target's current link names, if that is another
+	// than Release and no turn is in progress; "none" if it names none.
+	Current string `json:"current,omitempty"`
 	// Turn in progress (0: none), its current step and since when.
 	Turn  uint64     `json:"turn,omitempty"`
 	Step  Step       `json:"step,omitempty"`
@@ -324,6 +329,9 @@ type Recipe struct {
 	// in which each part may hold wildcards as in path.Match; empty is all. A
 	// directory stands for all below it.
 	Artifact []string `json:"artifact,omitempty"`
+	// Run is how the release is run where its unit is generated, nil where the app
+	// has one of its own.
+	Run *Run `json:"run,omitempty"`
 	// Secrets are variables of the build whose values agent.yaml has.
 	Secrets []string     `json:"secrets,omitempty"`
 	Limits  *BuildLimits `json:"limits,omitempty"`
@@ -376,11 +384,37 @@ type BuildLimits struct {
 	Silence       Duration `json:"silence,omitempty"` // without output
 }
 
+// Run is a generated unit, as far as it is the app's business.
+type Run struct {
+	Command string            `json:"command"`          // a shell command line; {instance} stands for the instance's name
+	Env     map[string]string `json:"env,omitempty"`    // of the command; {instance} as above
+	Memory  int64             `json:"memory,omitempty"` // most bytes of memory; 0 for no limit
+}
+
+// Host is a generated unit, as far as it is the node's business.
+type Host struct {
+	Apps  string `json:"apps"`           // directory of the apps
+	Scope string `json:"scope"`          // "system" or "user"
+	User  string `json:"user,omitempty"` // that apps run as; "" for one that systemd makes up
+}
+
+// UnitReport tells how a generated unit stands on a node.
+type UnitReport struct {
+	Host Host `json:"host"`
+	// Installed is the digest of the unit file that is there, as of
+	// internal/unitfile; "" for none.
+	Installed string `json:"installed,omitempty"`
+	// Refused says why none can be written, "" when it can.
+	Refused string `json:"refused,omitempty"`
+}
+
 // Spec is how an app runs on a node, whatever the release.
 type Spec struct {
 	Repo      string `json:"repo"`
 	SourceVia string `json:"source_via,omitempty"` // who fetches commits: [ViaAgent] or [ViaCoordinator]
 	Unit      string `json:"unit"`                 // systemd unit name, "hello.service"; of an app with instances a template
+	// Generated: the unit is written by the agent, from [Recipe.Run] of the release.
+	Generated bool `json:"generated,omitempty"`
 	// Restart is how the unit comes to run another release: [RestartReload],
 	// [RestartStopStart], or "" for a plain restart.
 	Restart        string      `json:"restart,omitempty"`

@@ -64,6 +64,15 @@ type Releases interface {
 	Of(path string) (id string, ok bool)
 }
 
+// Installer writes the unit of an app that has none of its own.
+type Installer interface {
+	// Check returns why the unit cannot be written, nil when it can.
+	Check(ctx context.Context) error
+	// Install makes the unit run releases in the given way from its next start on. It
+	// may be done again.
+	Install(ctx context.Context, run api.Run) error
+}
+
 // Prober looks once at the target's health.
 type Prober interface {
 	Probe(ctx context.Context) health.Probe
@@ -98,8 +107,10 @@ type Deps struct {
 	Balancer lbclient.Provider // [NoBalancer] where the app has none
 	Probe    Prober
 	Journal  Journal
-	// MayRestart tells whether agent.yaml allows restarting a unit.
-	MayRestart func(unit string) bool
+	// Allowed returns an error when a unit is not to be restarted.
+	Allowed func(unit string) error
+	// Installer writes the app's unit; nil where it has one of its own.
+	Installer Installer
 	// Progress is called at every change of the turn, from its goroutine.
 	Progress func(Progress)
 	Log      *slog.Logger

@@ -16,9 +16,8 @@ import (
 // snapshot checks that the turn can be carried out and records how the target
 // stands. It changes nothing but the journal.
 func (a *activation) snapshot() error {
-	if !a.MayRestart(a.t.Spec.Unit) {
-		return fault.Errorf(api.ReasonUnitNotAllowed,
-			"cannot restart %s: agent.yaml does not allow it; add the unit or a pattern for it under units", a.t.Spec.Unit)
+	if err := a.Allowed(a.t.Spec.Unit); err != nil {
+		return err
 	}
 	present, err := a.Releases.Present()
 	if err != nil {
@@ -32,6 +31,11 @@ func (a *activation) snapshot() error {
 		a.t.Fallback = ""
 	}
 	st, err := a.status()
+	if a.Installer != nil && (err == nil || fault.ReasonOf(err) == api.ReasonUnitMissing) {
+		ctx, cancel := a.call()
+		err = a.Installer.Check(ctx)
+		cancel()
+	}
 	if err != nil {
 		return err
 	}
@@ -141,8 +145,21 @@ func (a *activation) status() (unit.Status, error) {
 	}
 }
 
-// switchTo points the current release at the one that the turn leads to.
+// switchTo points the current release at the one that the turn leads to, and has
+// its unit written if that is generated. Both take effect with the next start.
 func (a *activation) switchTo() error {
+	run := a.release().Recipe.Run
+	// A release from before the unit was generated is run like the one after it.
+	if a.Installer != nil && run != nil {
+		ctx, cancel := context.WithTimeout(a.Work, retryTimeout)
+		defer cancel()
+		if err := a.Installer.Install(ctx, *run); err != nil {
+			if a.Work.Err() != nil {
+				return ErrStopped
+			}
+			return err
+		}
+	}
 	if err := a.Releases.Switch(a.wants()); err != nil {
 		return fmt.Errorf("cannot switch to release %s: %w", a.wants(), err)
 	}

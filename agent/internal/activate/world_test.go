@@ -580,10 +580,15 @@ func (w *world) deps(stop, work context.Context, revoked <-chan struct{}) activa
 	}
 	return activate.Deps{
 		Units: units{w}, Releases: releases{w}, Balancer: lb, Probe: prober{w}, Journal: disk{w},
-		MayRestart: func(string) bool { return !w.s.Forbidden },
-		Hook:       w.hook,
-		Log:        slog.New(slog.DiscardHandler),
-		Stop:       stop, Work: work, Revoked: revoked,
+		Allowed: func(string) error {
+			if w.s.Forbidden {
+				return fault.Errorf(api.ReasonUnitNotAllowed, "agent.yaml does not allow it")
+			}
+			return nil
+		},
+		Hook: w.hook,
+		Log:  slog.New(slog.DiscardHandler),
+		Stop: stop, Work: work, Revoked: revoked,
 	}
 }
 

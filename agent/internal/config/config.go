@@ -33,7 +33,11 @@ type Config struct {
 	Systemd     string   // "system" or "user"
 	Units       []string // glob patterns of unit names; matched by [Config.MayRestart]
 	Credentials []Credential
-	GateListen  string // host:port of the node's health gates; "" when it has none
+	// GenerateUnits allows units to be written for apps that have none of their own;
+	// RunUser is whom they run as, "" for a user that systemd makes up.
+	GenerateUnits bool
+	RunUser       string
+	GateListen    string // host:port of the node's health gates; "" when it has none
 	// BuildUser is whom builds run as; "dynamic" is one that exists only meanwhile.
 	// Only an agent that is root has a choice.
 	BuildUser string
@@ -99,6 +103,7 @@ func Parse(file string, b []byte) (Config, error) {
 	if root == nil {
 		return Config{}, fmt.Errorf("%s:1: the file is empty; write at least\n\tcoordinator: http://10.0.0.1:7400\n\ttoken: {file: /etc/lockstep/agent-token}", file)
 	}
+	var runUser ast.Node
 	r.object(root, "", map[string]func(ast.Node){
 		"coordinator": func(n ast.Node) { c.Coordinator = r.coordinator(n) },
 		"name":        func(n ast.Node) { c.Name = r.name(n) },
@@ -119,7 +124,21 @@ func Parse(file string, b []byte) (Config, error) {
 				r.fail(n, "systemd", `expected "system" or "user", got %q`, c.Systemd)
 			}
 		},
-		"units":       func(n ast.Node) { c.Units = r.patterns(n) },
+		"units": func(n ast.Node) { c.Units = r.patterns(n) },
+		"generate_units": func(n ast.Node) {
+			b, ok := n.(*ast.BoolNode)
+			if !ok {
+				r.fail(n, "generate_units", "expected true or false")
+				return
+			}
+			c.GenerateUnits = b.Value
+		},
+		"run_user": func(n ast.Node) {
+			if c.RunUser = r.text(n, "run_user"); c.RunUser != "" && !userName.MatchString(c.RunUser) {
+				r.fail(n, "run_user", "expected the name of a user, got %q; or leave it out for systemd to make one up", c.RunUser)
+			}
+			runUser = n
+		},
 		"credentials": func(n ast.Node) { c.Credentials = r.credentials(n) },
 		"gate": func(n ast.Node) {
 			found := false
@@ -137,6 +156,9 @@ func Parse(file string, b []byte) (Config, error) {
 		},
 		"secrets": func(n ast.Node) { c.Secrets = r.secrets(n) },
 	})
+	if runUser != nil && c.Systemd == "user" {
+		r.fail(runUser, "run_user", "the units of a user's systemd run as that user; leave it out")
+	}
 	if c.Coordinator == "" && len(r.problems) == 0 {
 		r.fail(root, "coordinator", "it is missing; write coordinator: http://10.0.0.1:7400")
 	}

@@ -20,6 +20,7 @@ apps: /srv/apps
 systemd: user
 units: ["app-*.service", hello.service]
 gate: {listen: "10.0.0.11:9101"}
+generate_units: true
 build: {user: lockstep-build}
 secrets:
   NPM_TOKEN: {file: npm-token}
@@ -31,7 +32,7 @@ secrets:
 		File: "/etc/lockstep/agent.yaml", GateListen: "10.0.0.11:9101",
 		Coordinator: "http://10.0.0.1:7400", Name: "web1", TokenFile: "/etc/lockstep/agent-token",
 		State: "/srv/state", Apps: "/srv/apps", Systemd: "user", Units: []string{"app-*.service", "hello.service"},
-		BuildUser: "lockstep-build", Secrets: map[string]string{"NPM_TOKEN": "/etc/lockstep/npm-token"},
+		GenerateUnits: true, BuildUser: "lockstep-build", Secrets: map[string]string{"NPM_TOKEN": "/etc/lockstep/npm-token"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -85,6 +86,9 @@ func TestMistakesNameTheLineAndWhatToWrite(t *testing.T) {
 		"key for https":      {ok + "credentials:\n  - {url: https://github.com/, ssh_key: /k}\n", []string{"agent.yaml:5:", "ssh"}},
 		"key without hosts":  {ok + "credentials:\n  - {url: \"ssh://git@github.com/\", ssh_key: /k}\n", []string{"agent.yaml:5:", "known_hosts"}},
 		"token for ssh":      {ok + "credentials:\n  - {url: \"ssh://git@github.com/\", token: {file: /t}}\n", []string{"agent.yaml:5:", "https"}},
+		"generate units":     {ok + "generate_units: sometimes\n", []string{"agent.yaml:4:", "true or false"}},
+		"run user":           {ok + "run_user: Root Toor\n", []string{"agent.yaml:4:", "run_user", "leave it out"}},
+		"a user's run user":  {ok + "systemd: user\nrun_user: web\n", []string{"agent.yaml:5:", "run_user", "leave it out"}},
 		"build user":         {ok + "build: {user: Root Toor}\n", []string{"agent.yaml:4:", "build.user", "dynamic"}},
 		"build":              {ok + "build: {usr: x}\n", []string{"agent.yaml:4:", `"usr"`, "user"}},
 		"build secret":       {ok + "secrets:\n  NPM_TOKEN: hunter2\n", []string{"agent.yaml:5:", "secrets.NPM_TOKEN", "file"}},

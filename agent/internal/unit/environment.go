@@ -48,7 +48,7 @@ func (m *Manager) Environment(ctx context.Context, unit string) (Environment, er
 		}
 		path, _ := f[0].(string)
 		optional, _ := f[1].(bool)
-		vars, err := readEnvironmentFile(path)
+		vars, err := EnvironmentFile(path)
 		switch {
 		case optional && errors.Is(err, fs.ErrNotExist):
 		case err != nil:
@@ -62,7 +62,8 @@ func (m *Manager) Environment(ctx context.Context, unit string) (Environment, er
 // maxEnvironment bounds a file of variables.
 const maxEnvironment = 1 << 20
 
-func readEnvironmentFile(path string) (map[string]string, error) {
+// EnvironmentFile reads a file of variables, as EnvironmentFile= names one.
+func EnvironmentFile(path string) (map[string]string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

@@ -21,7 +21,7 @@ const (
 )
 
 func (l *loader) readApp(name string, v value) {
-	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "restart", "health",
+	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "run", "env_run", "run_memory", "restart", "health",
 		"balancer", "env", "secrets", "build_limits", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
 		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
 		"build_on", "build_skew", "artifact", "release_command", "release_command_timeout", "hooks", "shared", "source")
@@ -81,11 +81,7 @@ func (l *loader) readApp(name string, v value) {
 	a.readHooks(o)
 	a.readShared(o)
 	a.readBuild(o)
-	if v, ok := o.need("unit", name+".service"); ok {
-		if a.Unit, ok = v.text(name + ".service"); ok {
-			a.checkUnit(v, o.has("instances"))
-		}
-	}
+	a.readUnit(o)
 	a.Restart = o.word("restart", "restart", api.RestartReload, api.RestartStopStart)
 	a.Health = defaultHealth
 	if v, ok := o.need("health", writeHealth); ok {
@@ -364,7 +360,10 @@ func (l *loader) checkUnits() {
 				}
 			}
 			if len(both) > 0 {
-				v, _ := l.apps[a].get("unit")
+				v, own := l.apps[a].get("unit")
+				if !own {
+					v, _ = l.apps[a].get("run")
+				}
 				v.fail("%s is also the unit of app %s on %s; give each app its own", a.units()[i], b.Name, strings.Join(both, ", "))
 			}
 		}

@@ -184,7 +184,15 @@ func (w *writer) app(a *App) {
 		w.put("timeout", short(h.Timeout.D()))
 		w.close()
 	}
-	w.put("unit", plain(a.Unit))
+	if a.Generated() {
+		w.put("run", plain(a.Run))
+		w.put("env_run", mapping(a.EnvRun))
+		if a.RunMemory > 0 {
+			w.put("run_memory", sized(a.RunMemory))
+		}
+	} else {
+		w.put("unit", plain(a.Unit))
+	}
 	w.put("restart", a.Restart)
 	w.health(a.Health)
 	if a.Balancer != nil {

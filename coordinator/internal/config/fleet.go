@@ -204,6 +204,11 @@ type App struct {
 	ForcePush       ForcePush
 	// MaxUnavailable is that of the app's pool.
 	MaxUnavailable Share
+	// Run is the command that runs the app where it has no unit of its own, "" where
+	// it has; EnvRun and RunMemory are of the unit that is generated then.
+	Run       string
+	EnvRun    map[string]string
+	RunMemory int64 // bytes; 0 for no limit
 	// Restart is how the unit comes to run another release: "restart", "reload" or
 	// "stop_start".
 	Restart string

@@ -13,7 +13,7 @@ func (a *App) Recipe() api.Recipe {
 	limits := a.BuildLimits
 	r := api.Recipe{
 		Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout), Artifact: a.Artifact,
-		Secrets: a.Secrets, Limits: &limits, ReleaseCommand: a.ReleaseCommand, Hooks: a.Hooks, Shared: a.Shared,
+		Secrets: a.Secrets, Limits: &limits, ReleaseCommand: a.ReleaseCommand, Hooks: a.Hooks, Run: a.run(), Shared: a.Shared,
 	}
 	if len(a.ReleaseCommand) > 0 {
 		r.ReleaseTimeout = api.Duration(a.ReleaseTimeout)
@@ -24,6 +24,7 @@ func (a *App) Recipe() api.Recipe {
 // Spec is how the app runs on a node, whatever the release.
 func (a *App) Spec(n *Node) api.Spec {
 	s := api.Spec{Repo: a.Repo, Unit: a.Unit, RestartTimeout: api.Duration(a.RestartTimeout), Health: a.Health, LastIf: a.LastIf}
+	s.Generated = a.Generated()
 	if a.Restart != "restart" {
 		s.Restart = a.Restart
 	}

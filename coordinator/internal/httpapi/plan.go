@@ -85,6 +85,7 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	for _, id := range last {
 		p.Steps = append(p.Steps, s.planStep(v, a, id, req.Release.ID))
 	}
+	planUnits(v, &p, s.apps[app].Recipe.Run)
 	if s.apps[app].LastIf != "" {
 		p.Notes = append(p.Notes, fmt.Sprintf("a node on which `%s` succeeds when its turn could come goes last", s.apps[app].LastIf))
 	}
