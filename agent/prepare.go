@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
@@ -247,6 +248,35 @@ func (p *app) make(ctx context.Context, as *api.Assignment, r api.Release, runs 
 	return err
 }
 
+// makeRoom sees to it that there is room for another release like the last one.
+// Before it gives up, it removes the releases that are kept only for convenience.
+func (p *app) makeRoom(out io.Writer) error {
+	bytes, files, err := p.store.Estimate()
+	if err != nil {
+		return err
+	}
+	bytes, files = bytes+bytes/4+wantBytes, files+files/4+wantInodes
+	short := release.CheckSpace(p.a.cfg.Apps, bytes, files)
+	if short == nil {
+		return nil
+	}
+	keep, ok := p.kept()
+	if !ok {
+		return short // what runs is not known yet
+	}
+	gone, err := p.store.Prune(keep, 0)
+	if err != nil {
+		return errors.Join(short, err)
+	}
+	if len(gone) == 0 {
+		return short
+	}
+	p.log.Info("removed old releases for want of room", "releases", gone)
+	fmt.Fprintf(out, "[removed for want of room: %s]\n", strings.Join(gone, ", "))
+	p.a.notify()
+	return release.CheckSpace(p.a.cfg.Apps, bytes, files)
+}
+
 // discard gives up what was staged in dir, unless that is "".
 func (p *app) discard(id, dir string) {
 	if dir == "" {
@@ -260,10 +290,11 @@ func (p *app) discard(id, dir string) {
 // fetch brings the commit to this node and its tree into a staging directory;
 // dir is empty until there is one.
 func (p *app) fetch(ctx context.Context, spec api.Spec, r api.Release, out io.Writer) (dir string, err error) {
-	for _, d := range []string{p.a.cfg.State, p.a.cfg.Apps} {
-		if err := release.CheckSpace(d, wantBytes, wantInodes); err != nil {
-			return "", err
-		}
+	if err := release.CheckSpace(p.a.cfg.State, wantBytes, wantInodes); err != nil {
+		return "", err
+	}
+	if err := p.makeRoom(out); err != nil {
+		return "", err
 	}
 	origin, err := p.origin(spec, r.ID)
 	if err != nil {

@@ -146,7 +146,7 @@ func (p *app) take(ctx context.Context, as *api.Assignment, r api.Release, runs 
 	out := p.a.logs.stream(p.name, as.Rollout, api.StepUnpack, runs)
 	defer out.close()
 	fmt.Fprintf(out, "taking %s from the coordinator\n", as.Prepare.Archive)
-	dir, err := p.unpack(ctx, r.ID, as.Prepare.Archive)
+	dir, err := p.unpack(ctx, r.ID, as.Prepare.Archive, out)
 	if err == nil {
 		err = p.link(r, dir, out)
 	}
@@ -162,14 +162,14 @@ func (p *app) take(ctx context.Context, as *api.Assignment, r api.Release, runs 
 
 // unpack writes the files of a digest into a staging directory; dir is empty until
 // there is one.
-func (p *app) unpack(ctx context.Context, id, digest string) (dir string, err error) {
+func (p *app) unpack(ctx context.Context, id, digest string, out io.Writer) (dir string, err error) {
 	if p.a.deps.Archives == nil {
 		return "", fault.Errorf(api.ReasonArchiveFailed, "cannot take release %s: this agent has no way to", id)
 	}
 	if p.runs(id) {
 		return "", fault.Errorf(api.ReasonBuildSkew, "cannot take release %s: another build of it runs here; deploy another release first", id)
 	}
-	if err := release.CheckSpace(p.a.cfg.Apps, wantBytes, wantInodes); err != nil {
+	if err := p.makeRoom(out); err != nil {
 		return "", err
 	}
 	free, err := release.Free(p.a.cfg.Apps)

@@ -201,35 +201,51 @@ func (j turnJournal) Finish(o api.Outcome, held *journal.Held) error {
 	})
 }
 
-// prune removes releases that nobody asks to keep, in the activating goroutine,
-// so that no turn is on its way to one of them.
-func (p *app) prune() {
+// kept are the releases that must not be removed; false while what runs is not
+// known, which it is only after a look.
+func (p *app) kept() (keep []string, ok bool) {
 	d := p.file.Read()
 	if d.Absent || d.Assignment == nil {
-		return
+		return nil, false
 	}
 	as := d.Assignment
-	keep := slices.Clone(as.Keep)
+	keep = slices.Clone(as.Keep)
 	if as.Prepare != nil {
 		keep = append(keep, as.Prepare.Release)
 	}
 	for _, g := range as.Targets {
 		keep = append(keep, g.Release, g.Fallback)
 	}
+	for _, e := range d.Targets {
+		if e.Turn != nil {
+			keep = append(keep, e.Turn.Release, e.Turn.Fallback)
+		}
+	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, v := range p.views {
 		keep = append(keep, v.Release)
 	}
-	preparing := p.preparing != nil || len(p.turns) > 0
-	unseen := len(p.views) < len(as.Targets)
+	keep = slices.DeleteFunc(keep, func(id string) bool { return id == "" })
+	return keep, len(p.views) >= len(as.Targets)
+}
+
+// prune removes releases that nobody asks to keep, in the activating goroutine,
+// so that no turn is on its way to one of them.
+func (p *app) prune() {
+	keep, ok := p.kept()
+	p.mu.Lock()
+	busy := p.preparing != nil || len(p.turns) > 0
 	p.mu.Unlock()
-	// What runs is known only after a look, a turn is on its way to a release, and
-	// a disk at work is left alone.
-	if preparing || unseen {
+	// A turn is on its way to a release, and a disk at work is left alone.
+	if !ok || busy {
 		return
 	}
-	keep = slices.DeleteFunc(keep, func(id string) bool { return id == "" })
-	gone, err := p.store.Prune(keep, as.KeepReleases)
+	d := p.file.Read()
+	if d.Assignment == nil {
+		return
+	}
+	gone, err := p.store.Prune(keep, d.Assignment.KeepReleases)
 	if err != nil {
 		p.log.Warn("cannot remove old releases", "error", err)
 	}

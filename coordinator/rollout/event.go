@@ -290,6 +290,7 @@ const (
 	NoteResumed     Note = "resumed"
 	NoteHeld        Note = "held"
 	NoteUnheld      Note = "unheld"
+	NoteMissing     Note = "missing"  // a node lacks what is rolled back to
 	NoteCommand     Note = "command"  // the release command was begun or is over
 	NoteBalancer    Note = "balancer" // a change that the coordinator was asked to make for an agent
 	NoteReleaseBad  Note = "release_bad"

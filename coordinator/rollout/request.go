@@ -103,7 +103,25 @@ func (e RollbackRequested) apply(m *machine) error {
 		m.finish(a, Superseded, ReasonSupersededBy, fmt.Sprintf("superseded by %s before it touched anything", r.ID))
 	}
 	m.start(a, r)
+	m.noteMissing(a, r)
 	return nil
+}
+
+// noteMissing says at the beginning of a rollback which nodes cannot return
+// without a build.
+func (m *machine) noteMissing(a *App, r *Rollout) {
+	for i := range m.Placements {
+		p := &m.Placements[i]
+		on := m.targetsOn(r, p.Node)
+		if p.App != a.Name || len(on) == 0 || !m.present(on[0]) || m.held(p, r.Release) {
+			continue
+		}
+		again := "it will be built again"
+		if rel := a.Release(r.Release); a.Policy.BuildOnce && rel != nil && rel.Digest != "" && slices.Contains(a.Archives, rel.Digest) {
+			again = "it takes the files that were built for all"
+		}
+		m.note(r, on[0], NoteMissing, "", "%s no longer has %s: %s", p.Node, a.short(r.Release), again)
+	}
 }
 
 func (e AbortRequested) apply(m *machine) error {

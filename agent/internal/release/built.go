@@ -146,6 +146,36 @@ func (s *Store) Edited(id string) (string, error) {
 	return "", nil
 }
 
+// Estimate guesses how much room another release needs: as much as the one that
+// was used last and of which it is known; 0 where none is.
+func (s *Store) Estimate() (bytes, files uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	order, err := s.order()
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, id := range slices.Backward(order) {
+		data, err := os.ReadFile(s.built(id))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("cannot read what release %s was built as: %w", id, err)
+		}
+		for _, line := range strings.Split(string(data), "\n")[1:] {
+			const block = 4096
+			size, _, _ := strings.Cut(line, " ")
+			if n, err := strconv.ParseUint(size, 10, 63); err == nil {
+				bytes += (n + block - 1) / block * block
+				files++
+			}
+		}
+		return bytes, files, nil
+	}
+	return 0, 0, nil
+}
+
 // cutLast splits a line of the record before its path.
 func cutLast(line string) (before, quoted string, ok bool) {
 	i := strings.IndexByte(line, '"')

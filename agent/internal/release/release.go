@@ -251,8 +251,9 @@ func (s *Store) discard(id string) error {
 }
 
 // Prune removes releases that nobody needs and returns their ids, sorted. It
-// spares those that are current for any instance, those in keep, and of the others the keepRecent most
-// recently used, that is committed or switched to.
+// spares those that are current for any instance, those that a process runs from,
+// those in keep, and of the others the keepRecent most recently used, that is
+// committed or switched to.
 func (s *Store) Prune(keep []string, keepRecent int) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -266,6 +267,7 @@ func (s *Store) Prune(keep []string, keepRecent int) ([]string, error) {
 		return nil, fmt.Errorf("cannot prune releases: %w", err)
 	}
 	var removed []string
+	var running map[string]bool // looked for only when something is to go
 	slices.Reverse(order)
 	for _, id := range order {
 		if slices.Contains(inUse, id) || slices.Contains(keep, id) {
@@ -273,6 +275,14 @@ func (s *Store) Prune(keep []string, keepRecent int) ([]string, error) {
 		}
 		if keepRecent > 0 {
 			keepRecent--
+			continue
+		}
+		if running == nil {
+			if running, err = s.running(); err != nil {
+				return nil, fmt.Errorf("cannot prune releases: %w", err)
+			}
+		}
+		if running[id] {
 			continue
 		}
 		if err := s.drop(id); err != nil {
