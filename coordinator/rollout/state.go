@@ -438,12 +438,13 @@ func (s *State) Converged(app string) bool {
 }
 
 // Keep returns the releases that the app's nodes must not prune.
-func (s *State) Keep(app string) []ReleaseID {
+func (s *State) Keep(app string) []ReleaseID { return s.appendKeep(nil, app) }
+
+func (s *State) appendKeep(keep []ReleaseID, app string) []ReleaseID {
 	a := s.App(app)
 	if a == nil {
 		return nil
 	}
-	var keep []ReleaseID
 	add := func(id ReleaseID) {
 		if id != "" && !slices.Contains(keep, id) {
 			keep = append(keep, id)
@@ -451,7 +452,7 @@ func (s *State) Keep(app string) []ReleaseID {
 	}
 	add(a.Current)
 	add(a.StableBefore(a.Current))
-	for _, r := range []*Rollout{a.Live, a.Waiting} {
+	for _, r := range [...]*Rollout{a.Live, a.Waiting} {
 		if r != nil {
 			add(r.Release)
 			add(r.From)
@@ -527,6 +528,20 @@ func (r *Rollout) clone() *Rollout {
 		c.Command = &command
 	}
 	return &c
+}
+
+// equal tells whether two records of a rollout say the same.
+func (r *Rollout) equal(o *Rollout) bool {
+	return r.ID == o.ID && r.App == o.App && r.Kind == o.Kind && r.Release == o.Release && r.From == o.From &&
+		r.Status == o.Status && r.Reason == o.Reason && r.Text == o.Text && r.Blocked == o.Blocked &&
+		equal(r.Paused, o.Paused) && r.Ending == o.Ending && r.By == o.By && r.Cause == o.Cause &&
+		r.Automatic == o.Automatic && r.Created.Equal(o.Created) && r.Started.Equal(o.Started) &&
+		r.Finished.Equal(o.Finished) && slices.Equal(r.Order, o.Order) && r.Deadline.Equal(o.Deadline) &&
+		slices.Equal(r.Unfit, o.Unfit) && equal(r.Command, o.Command)
+}
+
+func equal[T comparable](x, y *T) bool {
+	return x == y || (x != nil && y != nil && *x == *y)
 }
 
 func rolloutName(app string, number int) RolloutID {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"reflect"
 	"slices"
 	"time"
 )
@@ -57,11 +56,14 @@ func (m *machine) noteApp(a *App, kind Note, reason Reason, format string, args 
 // differs from before, and collects what changed.
 func (m *machine) finishEffects(before *State) []Effect {
 	effects := m.notes
-	keptBefore, kept := before.keeps(), m.keeps()
+	kept, app := false, ""
 	for i := range m.Placements {
 		p := &m.Placements[i]
+		if p.App != app {
+			app, kept = p.App, m.sameKeep(p.App, before)
+		}
 		old := before.Placement(p.App, p.Node)
-		if old == nil || old.Generation != p.Generation || !before.wanted(old, keptBefore[p.App]).equal(m.wanted(p, kept[p.App])) {
+		if !kept || old == nil || old.Generation != p.Generation || !m.sameWanted(p, before, old) {
 			m.Generation++
 			p.Generation = m.Generation
 			effects = append(effects, Assign{App: p.App, Node: p.Node, Generation: p.Generation})
@@ -72,22 +74,52 @@ func (m *machine) finishEffects(before *State) []Effect {
 	}
 	for i := range m.Apps {
 		a := &m.Apps[i]
-		var was []*Rollout
-		if old := before.App(a.Name); old != nil {
-			was = []*Rollout{old.Live, old.Waiting}
-		}
 		for _, r := range []*Rollout{a.Live, a.Waiting} {
-			if r == nil {
-				continue
-			}
-			i := slices.IndexFunc(was, func(o *Rollout) bool { return o != nil && o.ID == r.ID })
-			c := m.Changed(r)
-			if i < 0 || !reflect.DeepEqual(before.Changed(was[i]), c) {
-				effects = append(effects, c)
+			if r != nil && !m.sameRollout(r, before) {
+				effects = append(effects, m.Changed(r))
 			}
 		}
 	}
 	return effects
+}
+
+// sameRollout tells whether the rollout, and where its targets stand, are as before.
+func (m *machine) sameRollout(r *Rollout, before *State) bool {
+	a := before.App(r.App)
+	if a == nil {
+		return false
+	}
+	old := a.Live
+	if old == nil || old.ID != r.ID {
+		old = a.Waiting
+	}
+	if old == nil || !old.equal(r) {
+		return false
+	}
+	for i := range m.Targets {
+		t := &m.Targets[i]
+		if t.App != r.App {
+			continue
+		}
+		var was *Target
+		if i < len(before.Targets) && before.Targets[i].ID == t.ID {
+			was = &before.Targets[i] // always so, unless the configuration changed
+		} else {
+			was = before.Target(t.ID)
+		}
+		if was == nil || t.Phase != was.Phase || t.Reason != was.Reason || t.Text != was.Text {
+			if slices.Contains(r.Order, t.ID) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// sameKeep tells whether the app's nodes are to keep what they kept before.
+func (m *machine) sameKeep(app string, before *State) bool {
+	var x, y [16]ReleaseID // enough for almost all, without an allocation
+	return slices.Equal(m.appendKeep(x[:0], app), before.appendKeep(y[:0], app))
 }
 
 // Changed returns the rollout with where its targets stand now.
@@ -131,27 +163,21 @@ func (s *State) Wanted(app, node string) (Wanted, uint64, bool) {
 	if p == nil {
 		return Wanted{}, 0, false
 	}
-	return s.wanted(p, s.Keep(app)), p.Generation, true
-}
-
-// keeps returns [State.Keep] of every app.
-func (s *State) keeps() map[string][]ReleaseID {
-	keep := make(map[string][]ReleaseID, len(s.Apps))
-	for i := range s.Apps {
-		keep[s.Apps[i].Name] = s.Keep(s.Apps[i].Name)
+	w := s.wanted(p)
+	w.Keep = s.Keep(app)
+	for i := range s.Targets {
+		if t := &s.Targets[i]; t.App == app && t.Node == node {
+			w.Targets = append(w.Targets, t.goal())
+		}
 	}
-	return keep
+	return w, p.Generation, true
 }
 
-func (w Wanted) equal(o Wanted) bool {
-	return w.Revision == o.Revision && w.Rollout == o.Rollout && w.Prepare == o.Prepare && w.Attempt == o.Attempt &&
-		w.Share == o.Share && w.Archive == o.Archive && w.Command == o.Command &&
-		slices.Equal(w.Keep, o.Keep) && slices.Equal(w.Targets, o.Targets)
-}
-
-func (s *State) wanted(p *Placement, keep []ReleaseID) Wanted {
+// wanted returns what the placement's assignment says, without what it keeps and
+// its targets.
+func (s *State) wanted(p *Placement) Wanted {
 	a := s.App(p.App)
-	w := Wanted{Revision: a.Revision, Keep: keep}
+	w := Wanted{Revision: a.Revision, Command: a.command(p.Node)}
 	if p.How != HowWait {
 		w.Prepare, w.Attempt, w.Share, w.Archive = p.Prepare, p.Attempt, p.How == HowShare, p.Archive
 	}
@@ -160,13 +186,38 @@ func (s *State) wanted(p *Placement, keep []ReleaseID) Wanted {
 	} else if a.Last != nil {
 		w.Rollout = a.Last.ID
 	}
-	w.Command = a.command(p.Node)
-	for i := range s.Targets {
-		if t := &s.Targets[i]; t.App == p.App && t.Node == p.Node {
-			w.Targets = append(w.Targets, Goal{Target: t.ID, Instance: t.Instance, Release: t.Release, Fallback: t.Fallback, Turn: t.Turn, Soak: t.Soak})
-		}
-	}
 	return w
+}
+
+func (t *Target) goal() Goal {
+	return Goal{Target: t.ID, Instance: t.Instance, Release: t.Release, Fallback: t.Fallback, Turn: t.Turn, Soak: t.Soak}
+}
+
+// sameWanted tells whether the placement's assignment, apart from what it keeps,
+// is as it was before, when the placement was old. It is asked of every placement
+// in every step, and so compares without making the two assignments.
+func (s *State) sameWanted(p *Placement, before *State, old *Placement) bool {
+	w, o := s.wanted(p), before.wanted(old)
+	if w.Revision != o.Revision || w.Rollout != o.Rollout || w.Prepare != o.Prepare || w.Attempt != o.Attempt ||
+		w.Share != o.Share || w.Archive != o.Archive || w.Command != o.Command {
+		return false
+	}
+	i, j := s.nextOn(p, 0), before.nextOn(p, 0)
+	for i < len(s.Targets) && j < len(before.Targets) {
+		if s.Targets[i].goal() != before.Targets[j].goal() {
+			return false
+		}
+		i, j = s.nextOn(p, i+1), before.nextOn(p, j+1)
+	}
+	return i == len(s.Targets) && j == len(before.Targets)
+}
+
+// nextOn returns the index of the placement's next target, from i on.
+func (s *State) nextOn(p *Placement, i int) int {
+	for i < len(s.Targets) && (s.Targets[i].Node != p.Node || s.Targets[i].App != p.App) {
+		i++
+	}
+	return i
 }
 
 // settle does everything that the state allows, oldest rollout first.
