@@ -81,7 +81,15 @@ func (c *coordinator) check(before *rollout.State, ev rollout.Event, effects []r
 		c.checkCommand(c.state.Apps[i].Live)
 	}
 	c.checkTurns(before, ev)
-	c.checkRecords()
+	// Whatever is not recorded stays so until its next record is made.
+	if len(c.events)%every == 0 || slices.ContainsFunc(effects, changes) {
+		c.checkRecords()
+	}
+}
+
+func changes(e rollout.Effect) bool {
+	_, ok := e.(rollout.Changed)
+	return ok
 }
 
 // checkTurns judges every turn that the step gave.
@@ -89,8 +97,11 @@ func (c *coordinator) checkTurns(before *rollout.State, ev rollout.Event) {
 	s := &c.state
 	for i := range s.Targets {
 		t := &s.Targets[i]
+		if t.Turn == 0 {
+			continue
+		}
 		old := before.Target(t.ID)
-		if t.Turn == 0 || (old != nil && old.Turn == t.Turn) {
+		if old != nil && old.Turn == t.Turn {
 			continue
 		}
 		c.turns++
@@ -264,24 +275,40 @@ func (c *coordinator) returned(id rollout.TargetID, r *rollout.Rollout) bool {
 	return slices.Contains(c.late[r.ID], id)
 }
 
+// said is what an assignment said when it was last looked at.
+type said struct {
+	generation uint64
+	want       rollout.Wanted
+}
+
 // checkGenerations judges that what agents are to do is never told under an
 // old number.
 func (c *coordinator) checkGenerations(before *rollout.State, effects []rollout.Effect) {
 	s := &c.state
 	for i := range s.Placements {
 		p := &s.Placements[i]
+		key := [2]string{p.App, p.Node}
 		old := before.Placement(p.App, p.Node)
-		was, _, ok := before.Wanted(p.App, p.Node)
-		now, _, _ := s.Wanted(p.App, p.Node)
+		was, now := c.said[key], said{}
+		now.want, now.generation, _ = s.Wanted(p.App, p.Node)
 		switch {
 		case old != nil && p.Generation < old.Generation, p.Generation > s.Generation, p.Generation == 0:
 			c.w.fail("generation", "that of %s on %s is %d", p.App, p.Node, p.Generation)
-		case ok && p.Generation == old.Generation && !reflect.DeepEqual(was, now):
+		case was.generation == now.generation && !sameWanted(was.want, now.want):
 			c.w.fail("generation", "the assignment of %s on %s changed under generation %d", p.App, p.Node, p.Generation)
 		case (old == nil || p.Generation != old.Generation) && !slices.Contains(effects, rollout.Effect(rollout.Assign{App: p.App, Node: p.Node, Generation: p.Generation})):
 			c.w.fail("generation", "nobody is told of generation %d of %s on %s", p.Generation, p.App, p.Node)
 		}
+		c.said[key] = now
 	}
+}
+
+func sameWanted(x, y rollout.Wanted) bool {
+	if !slices.Equal(x.Keep, y.Keep) || !slices.Equal(x.Targets, y.Targets) {
+		return false
+	}
+	x.Keep, x.Targets, y.Keep, y.Targets = nil, nil, nil, nil
+	return reflect.DeepEqual(x, y)
 }
 
 // checkApp judges one app's rollouts.

@@ -119,13 +119,18 @@ func (c *coordinator) checkMigrated(t *rollout.Target) {
 	}
 }
 
-// request asks for something as a person.
-func (w *world) request(ev rollout.Event) {
+// request asks for something as a person, and tells whether it was taken.
+func (w *world) request(ev rollout.Event) bool {
 	c := w.co
+	var again rollout.RolloutID
 	if retry, ok := ev.(rollout.RetryRequested); ok && c.up {
-		if r := c.state.App(retry.App).Live; r != nil && r.Status == rollout.Migrating {
-			c.retried[r.ID]++
+		if r := c.state.App(retry.App).Live; r != nil && r.Command != nil && r.Command.Phase == rollout.CommandUnknown {
+			again = r.ID
 		}
 	}
-	_ = c.handle(ev)
+	err, _ := c.step(ev)
+	if err == nil && again != "" {
+		c.retried[again]++
+	}
+	return err == nil
 }

@@ -30,6 +30,7 @@ type coordinator struct {
 	instances []bool
 	// archives are the digests of each app's built files.
 	archives  [][]string
+	said      map[[2]string]said // of each app and node
 	turns     int
 	free      map[uint64]bool                          // turns of targets that were out as they were
 	fallen    map[uint64]bool                          // those of them that were out by themselves
@@ -58,7 +59,7 @@ type order struct {
 }
 
 func newCoordinator(w *world) *coordinator {
-	c := &coordinator{w: w, index: map[rollout.RolloutID]int{}, free: map[uint64]bool{}, fallen: map[uint64]bool{}, late: map[rollout.RolloutID][]rollout.TargetID{}}
+	c := &coordinator{w: w, said: map[[2]string]said{}, index: map[rollout.RolloutID]int{}, free: map[uint64]bool{}, fallen: map[uint64]bool{}, late: map[rollout.RolloutID][]rollout.TargetID{}}
 	c.commandOf, c.begun = map[uint64]rollout.RolloutID{}, map[uint64]int{}
 	c.commands, c.retried, c.migrated = map[rollout.RolloutID]int{}, map[rollout.RolloutID]int{}, map[rollout.RolloutID]bool{}
 	for range w.nodes {
@@ -74,7 +75,7 @@ func newCoordinator(w *world) *coordinator {
 
 // every is how often the stored bytes are read back while the coordinator
 // stays up; they are always read back when it starts.
-const every = 32
+const every = 64
 
 func (c *coordinator) start() {
 	w := c.w
@@ -288,6 +289,9 @@ func (c *coordinator) step(ev rollout.Event) (error, bool) {
 		}
 		c.trace(ev, nil, err)
 		return err, true
+	}
+	if slices.ContainsFunc(effects, changes) {
+		c.checkRecords() // of the state before
 	}
 	c.events = append(c.events, ev)
 	c.state = after

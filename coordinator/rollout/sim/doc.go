@@ -54,6 +54,6 @@
 //     waits for.
 //   - recovers: in the end a person deploys a good release, and it serves everywhere.
 //
-// The runs of one schedule marshal the state at every 32nd commit and whenever
-// the coordinator starts; every fourth seed replays all its events.
+// The runs of one schedule marshal the state at every 64th commit and whenever
+// the coordinator starts; every eighth seed replays all its events.
 package sim

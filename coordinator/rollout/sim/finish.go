@@ -40,28 +40,29 @@ func (w *world) finish() {
 	// A person now helps what waits for one.
 	for range 4 {
 		for app := range w.plan.Apps {
-			if a := w.co.state.App(appName(app)); a.Live != nil {
-				w.request(rollout.RetryRequested{At: w.time(), App: a.Name, By: "ann"})
-				w.quiet()
+			if w.co.state.App(appName(app)).Live != nil {
+				w.helps(rollout.RetryRequested{At: w.time(), App: appName(app), By: "ann"})
 			}
 		}
 	}
 	w.mend()
+	w.quiet()
 	for range 5 {
+		helped := false
 		for app := range w.plan.Apps {
 			if a := w.co.state.App(appName(app)); a.Live != nil {
-				w.request(rollout.AbortRequested{At: w.time(), App: a.Name, By: "ann"})
-				w.quiet()
+				helped = w.helps(rollout.AbortRequested{At: w.time(), App: a.Name, By: "ann"}) || helped
 			}
 			if a := w.co.state.App(appName(app)); a.Live != nil && a.Live.Paused != nil && !late(a.Live) {
-				w.request(rollout.ResumeRequested{At: w.time(), App: a.Name, By: "ann"})
-				w.quiet()
+				helped = w.helps(rollout.ResumeRequested{At: w.time(), App: a.Name, By: "ann"}) || helped
 			}
 			if a := w.co.state.App(appName(app)); a.Live == nil {
 				// What one app left out may stand in another's way.
-				w.request(rollout.RetryRequested{At: w.time(), App: a.Name, By: "ann"})
-				w.quiet()
+				helped = w.helps(rollout.RetryRequested{At: w.time(), App: a.Name, By: "ann"}) || helped
 			}
+		}
+		if !helped {
+			break
 		}
 	}
 	w.co.checkSettled(true)
@@ -80,9 +81,19 @@ func (w *world) finish() {
 	for app := range w.plan.Apps {
 		w.co.checkRecovered(app)
 	}
-	if w.plan.Seed%4 == 0 {
+	if w.plan.Seed%8 == 0 {
 		w.co.checkReplay()
 	}
+}
+
+// helps asks for something, waits for what comes of it, and tells whether it
+// was taken. What is refused changes nothing, so there is nothing to wait for.
+func (w *world) helps(ev rollout.Event) bool {
+	taken := w.request(ev)
+	if taken {
+		w.quiet()
+	}
+	return taken
 }
 
 // mend makes every commit good, as a person does who mends what it depends on,
@@ -106,8 +117,9 @@ func (w *world) mend() {
 // quiet plays until nothing is under way.
 func (w *world) quiet() {
 	limit := w.now + bound
+	w.run(w.now + 25*time.Second) // all nodes are heard of
 	for w.bad == nil {
-		w.run(w.now + 30*time.Second)
+		w.run(w.now + 5*time.Second)
 		n := len(w.co.records)
 		if w.co.idle() {
 			w.run(w.now + 30*time.Second)
