@@ -242,7 +242,11 @@ func (p *app) make(ctx context.Context, as *api.Assignment, r api.Release, runs 
 	}
 	// What goes on without the agent is the next one's.
 	if err != nil && !errors.Is(err, sandbox.ErrLeave) {
-		p.discard(id, dir)
+		if fault.ReasonOf(err) == api.ReasonDiskFull {
+			p.unstage(id) // kept, it would stand in the way of the next attempt
+		} else {
+			p.discard(id, dir)
+		}
 		fmt.Fprintf(out, "%v\n", err)
 	}
 	return err
@@ -283,6 +287,13 @@ func (p *app) discard(id, dir string) {
 		return
 	}
 	if err := p.store.Discard(id); err != nil {
+		p.log.Warn("cannot clear up after a failed preparation", "release", id, "error", err)
+	}
+}
+
+// unstage removes all that was staged, which is not to be kept.
+func (p *app) unstage(id string) {
+	if err := p.store.Unstage(""); err != nil {
 		p.log.Warn("cannot clear up after a failed preparation", "release", id, "error", err)
 	}
 }

@@ -154,14 +154,13 @@ func (p *app) take(ctx context.Context, as *api.Assignment, r api.Release, runs 
 		err = p.store.CommitAs(r.ID, as.Prepare.Archive)
 	}
 	if err != nil {
-		p.discard(r.ID, dir)
+		p.unstage(r.ID) // another node holds it: there is nothing to look into
 		fmt.Fprintf(out, "%v\n", err)
 	}
 	return err
 }
 
-// unpack writes the files of a digest into a staging directory; dir is empty until
-// there is one.
+// unpack writes the files of a digest into a staging directory.
 func (p *app) unpack(ctx context.Context, id, digest string, out io.Writer) (dir string, err error) {
 	if p.a.deps.Archives == nil {
 		return "", fault.Errorf(api.ReasonArchiveFailed, "cannot take release %s: this agent has no way to", id)

@@ -387,6 +387,67 @@ func TestReadError(t *testing.T) {
 	}
 }
 
+// TestDiskFull is of a disk that fills up while an archive is unpacked: that is
+// not the archive's fault.
+func TestDiskFull(t *testing.T) {
+	dir, to := t.TempDir(), t.TempDir()
+	if err := syscall.Mount("tmpfs", to, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("cannot mount a small file system: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(to, syscall.MNT_DETACH) })
+	for name, files := range map[string]map[string]string{
+		"one large file":   {"a": strings.Repeat("x", 1<<20)},
+		"many small files": {"b/1": strings.Repeat("x", 60<<10), "b/2": strings.Repeat("x", 60<<10), "b/3": strings.Repeat("x", 60<<10), "b/4": strings.Repeat("x", 60<<10), "b/5": strings.Repeat("x", 60<<10)},
+	} {
+		from, in := filepath.Join(dir, name), filepath.Join(to, name)
+		write(t, from, files)
+		b, _ := pack(t, from)
+		if err := os.Mkdir(in, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, err := archive.Unpack(t.Context(), bytes.NewReader(b), in, plenty)
+		var bad *archive.BadError
+		if !errors.Is(err, syscall.ENOSPC) || errors.As(err, &bad) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if err := os.RemoveAll(in); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFrames is of archives whose frames are not as Pack makes them: they are
+// refused before they need memory.
+func TestFrames(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"a": "1"})
+	b, _ := pack(t, dir)
+	z, err := zstd.NewWriter(nil, zstd.WithWindowSize(8<<20), zstd.WithSingleSegment(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	for name, c := range map[string][]byte{
+		"large":       z.EncodeAll(make([]byte, 1<<20+1), nil),
+		"large noise": z.EncodeAll(noise(2<<20), nil),
+		"skippable":   append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 'x'}, b...),
+		"cut":         append(bytes.Clone(b), b[:9]...),
+		"noise":       noise(1000),
+	} {
+		_, err := archive.Verify(t.Context(), bytes.NewReader(c), plenty)
+		var bad *archive.BadError
+		if !errors.As(err, &bad) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error)  { return 0, f.err }

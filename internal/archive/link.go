@@ -8,7 +8,8 @@ const maxFollowed = 40
 // Escapes tells whether following the symbolic link at path leads, at any point,
 // out of the root. targets holds every symbolic link below the root. Links are
 // resolved as the kernel does it, one name after another, since "a/.." is not
-// "." when a is a link. What is no link is taken for a directory.
+// "." when a is a link. What is no link is taken for a directory: a build may yet
+// make it.
 func Escapes(path string, targets map[string]string) bool {
 	at := strings.Split(path, "/")
 	todo := []string{at[len(at)-1]}

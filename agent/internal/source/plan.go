@@ -8,6 +8,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/archive"
 	"github.com/lockstep-deploy/lockstep/internal/gitstore"
 	"github.com/lockstep-deploy/lockstep/internal/snapshot"
 )
@@ -128,7 +129,7 @@ func (p *plan) checkLinks() error {
 		switch {
 		case l.target == "" || strings.Contains(l.target, "\x00"):
 			return bad(l.path, "is a symbolic link without a usable target")
-		case escapes(l.path, targets):
+		case archive.Escapes(l.path, targets):
 			return bad(l.path, "is a symbolic link to "+quote(l.target)+
 				", which leads out of the release; make it lead to a file in the repository, or create it in a build command")
 		}
@@ -139,45 +140,4 @@ func (p *plan) checkLinks() error {
 // bad refuses a path of the commit.
 func bad(path, why string) error {
 	return fault.Errorf(api.ReasonBadTree, "%s %s", quote(path), why)
-}
-
-// maxLinks is how many symbolic links Linux follows before it gives up.
-const maxLinks = 40
-
-// escapes tells whether following the symbolic link at path leads, at any point,
-// out of the root. Links are resolved as the kernel does it, one name after
-// another, since "a/.." is not "." when a is a link. What does not exist is taken
-// for a directory: a build may yet make it.
-func escapes(path string, targets map[string]string) bool {
-	at := strings.Split(path, "/")
-	at = at[:len(at)-1]
-	todo := []string{path[strings.LastIndexByte(path, '/')+1:]}
-	for followed := 0; len(todo) > 0; {
-		name := todo[0]
-		todo = todo[1:]
-		switch name {
-		case "", ".":
-			continue
-		case "..":
-			if len(at) == 0 {
-				return true
-			}
-			at = at[:len(at)-1]
-			continue
-		}
-		at = append(at, name)
-		target, isLink := targets[strings.Join(at, "/")]
-		if !isLink {
-			continue
-		}
-		if strings.HasPrefix(target, "/") {
-			return true
-		}
-		if followed++; followed > maxLinks {
-			return false // the kernel follows it no further
-		}
-		at = at[:len(at)-1]
-		todo = append(strings.Split(target, "/"), todo...)
-	}
-	return false
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/internal/archive"
 )
@@ -130,6 +132,39 @@ func TestNoRoom(t *testing.T) {
 	e := refusal(t, second(d.Append(shop, digest, 0, int64(len(b)), bytes.NewReader(b))))
 	if e.Kind != api.ErrorNoSpace || e.Reason != string(api.ReasonDiskFull) || !strings.Contains(e.Text, d.dir) {
 		t.Errorf("%+v", e)
+	}
+}
+
+// TestDiskFull is of a disk that others fill while a piece is received: what came
+// of it is kept, and the rest may follow when there is room.
+func TestDiskFull(t *testing.T) {
+	b, digest := packed(t, 200_000)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("cannot mount a small file system: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	d := Open(dir)
+	d.free = func(string) (uint64, error) { return 1 << 40, nil } // so it was a moment ago
+	e := refusal(t, second(d.Append(shop, digest, 0, int64(len(b)), bytes.NewReader(b))))
+	if e.Kind != api.ErrorNoSpace || e.Reason != string(api.ReasonDiskFull) || !strings.Contains(e.Text, dir) {
+		t.Errorf("%+v", e)
+	}
+	if all, _ := d.List(shop); len(all) != 0 {
+		t.Errorf("what is not complete is listed: %v", all)
+	}
+	st, err := d.State(shop, digest)
+	if err != nil || st.Held == 0 || st.Held >= int64(len(b)) {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Append(shop, digest, st.Held, int64(len(b)), bytes.NewReader(b[st.Held:])); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := d.Finish(t.Context(), shop, digest); err != nil || !st.Complete {
+		t.Errorf("%+v, %v", st, err)
 	}
 }
 
