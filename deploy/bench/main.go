@@ -20,15 +20,23 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "post-receive" {
-		exit(fleet.PostReceive(os.Args[2:], os.Stdin))
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "post-receive":
+			exit(fleet.PostReceive(os.Args[2:], os.Stdin))
+		case "eat":
+			exit(eat(os.Args[2]))
+		case "load":
+			exit(load(os.Args[2]))
+		}
 	}
 	bin := flag.String("bin", "build", "`directory` of the built programs")
 	rounds := flag.Int("rounds", 3, "rollouts of each kind")
+	long := flag.Duration("build", time.Minute, "how `long` a slow build takes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	exit(run(ctx, *bin, *rounds))
+	exit(run(ctx, *bin, *rounds, *long))
 }
 
 func exit(err error) {
@@ -39,7 +47,7 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func run(ctx context.Context, bin string, rounds int) (err error) {
+func run(ctx context.Context, bin string, rounds int, long time.Duration) (err error) {
 	f, err := fleet.New(fleet.Options{Bin: bin, Soak: 10 * time.Millisecond, CheckEvery: 100 * time.Millisecond})
 	if err != nil {
 		return err
@@ -48,21 +56,24 @@ func run(ctx context.Context, bin string, rounds int) (err error) {
 	if err := f.Start(ctx); err != nil {
 		return errors.Join(err, f.Logs())
 	}
-	if _, err := roll(ctx, f, 1); err != nil {
+	b := &bench{f: f}
+	if _, err := b.roll(ctx); err != nil {
 		return errors.Join(err, f.Logs())
 	}
-	var ours, bare, added []time.Duration
-	for i := range rounds {
-		watching, stop := context.WithCancel(ctx)
-		watch := f.Watch(watching)
-		late, err := roll(ctx, f, i+2)
-		stop()
-		if err := errors.Join(err, watch.Wait()); err != nil {
+	var ours, slow, bare, added []time.Duration
+	for range rounds {
+		watch, late, err := b.watched(ctx)
+		if err != nil {
 			return errors.Join(err, f.Logs())
 		}
 		ours, added = append(ours, spans(watch)...), append(added, late(watch))
 
-		watching, stop = context.WithCancel(ctx)
+		if watch, err = b.watchedSlow(ctx, long); err != nil {
+			return errors.Join(err, f.Logs())
+		}
+		slow = append(slow, spans(watch)...)
+
+		watching, stop := context.WithCancel(ctx)
 		watch = f.Watch(watching)
 		err = shellLoop(ctx, f)
 		stop()
@@ -73,13 +84,50 @@ func run(ctx context.Context, bin string, rounds int) (err error) {
 	}
 	fmt.Printf("out of rotation, of a target: lockstep %s, shell loop %s (medians of %d and %d): %.2f x\n",
 		median(ours), median(bare), len(ours), len(bare), float64(median(ours))/float64(median(bare)))
+	fmt.Printf("out of rotation, of a target: %s with a build that takes %s, %s with a short one (medians of %d and %d): %.2f x\n",
+		median(slow), long, median(ours), len(slow), len(ours), float64(median(slow))/float64(median(ours)))
 	fmt.Printf("push received to first drain, less preparing: %s (median of %d; goal at most 250ms)\n", median(added), len(added))
+	if err := b.beside(ctx, rounds); err != nil {
+		return errors.Join(err, f.Logs())
+	}
 	return memory(ctx, f)
+}
+
+// bench is a fleet with what was rolled out on it so far.
+type bench struct {
+	f      *fleet.Fleet
+	number int
+}
+
+// watched rolls a version out, and watches the balancer meanwhile.
+func (b *bench) watched(ctx context.Context) (*fleet.Rotation, func(*fleet.Rotation) time.Duration, error) {
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	watch := b.f.Watch(watching)
+	late, err := b.roll(ctx)
+	stop()
+	return watch, late, errors.Join(err, watch.Wait())
+}
+
+// watchedSlow is watched with a build that takes long on every node.
+func (b *bench) watchedSlow(ctx context.Context, long time.Duration) (_ *fleet.Rotation, err error) {
+	if err := b.f.Before(fmt.Sprintf("exec sleep %f", long.Seconds()), b.f.Nodes...); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.f.Before("", b.f.Nodes...)) }()
+	began := time.Now()
+	watch, _, err := b.watched(ctx)
+	if took := time.Since(began); err == nil && took < long {
+		return nil, fmt.Errorf("a rollout with a build of %s took %s: the build was left out", long, took)
+	}
+	return watch, err
 }
 
 // roll pushes a version and waits for its rollout. The function that it returns
 // tells how long it took from the push to the first drain, less preparing.
-func roll(ctx context.Context, f *fleet.Fleet, number int) (func(*fleet.Rotation) time.Duration, error) {
+func (b *bench) roll(ctx context.Context) (func(*fleet.Rotation) time.Duration, error) {
+	b.number++
+	f, number := b.f, b.number
 	id := fmt.Sprintf("hello-%d", number)
 	pushed := time.Now()
 	if err := f.Push(ctx, fmt.Sprintf("bench %d", number), true); err != nil {
@@ -118,12 +166,13 @@ func spans(r *fleet.Rotation) []time.Duration {
 	return all
 }
 
-func median(ds []time.Duration) time.Duration {
+func median(ds []time.Duration) time.Duration { return middle(ds).Round(time.Millisecond) }
+
+func middle(ds []time.Duration) time.Duration {
 	if len(ds) == 0 {
 		return 0
 	}
-	s := slices.Sorted(slices.Values(ds))
-	return s[len(s)/2].Round(time.Millisecond)
+	return slices.Sorted(slices.Values(ds))[len(ds)/2]
 }
 
 // loop is the floor: what anybody would write, with nothing to fall back on.

@@ -177,7 +177,7 @@ apps:
     repo: %[2]s/hello.git
     branch: main
     nodes: [%[5]s]
-    build: ["go build -trimpath -o bin/hello ."]
+    build: ['if [ -x "$LOCKSTEP_CACHE/before" ]; then "$LOCKSTEP_CACHE/before"; fi', "go build -trimpath -o bin/hello ."]
     env: {GOCACHE: "%[8]s"} # that of whoever runs this; each node's own would begin empty
     unit: hello.service
     health: {http: "http://{address}:%[6]d/healthz", interval: 200ms, deadline: 5s}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,28 @@ import (
 
 // AppDir is where a node keeps the app.
 func (f *Fleet) AppDir(node string) string { return f.path(node, "apps", "hello") }
+
+// Cache is what the app's builds on a node find as $LOCKSTEP_CACHE, once there was
+// one. A program "before" in it is run at the beginning of each.
+func (f *Fleet) Cache(node string) string { return f.path(node, "state", "cache", "hello") }
+
+// Before has builds on the nodes begin with a shell script, or no more when it is
+// empty.
+func (f *Fleet) Before(script string, nodes ...string) error {
+	for _, n := range nodes {
+		name := filepath.Join(f.Cache(n), "before")
+		if err := os.RemoveAll(name); err != nil {
+			return err
+		}
+		if script == "" {
+			continue
+		}
+		if err := os.WriteFile(name, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Health is the URL that is probed on the node of the index.
 func (f *Fleet) Health(i int) string { return fmt.Sprintf("http://%s:%d/healthz", address(i), f.port) }
