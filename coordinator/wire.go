@@ -60,9 +60,14 @@ func triggerApps(f *config.Fleet) ([]trigger.App, error) {
 			mirrors[key] = m
 		}
 		recipe := a.Recipe()
+		id, own := func(sha string) string { return config.ReleaseID(sha, recipe) }, (func(context.Context, string) (api.Recipe, error))(nil)
+		if a.RecipeFile != nil {
+			r := &recipes{app: a, file: m.File, known: map[string]api.Recipe{}}
+			id, own = r.id, r.of
+		}
 		apps = append(apps, trigger.App{
 			Name: a.Name, Repo: a.Repo, Branch: a.Branch, Recipe: recipe, DeployForced: a.ForcePush == config.ForcePushDeploy,
-			ReleaseID: func(sha string) string { return config.ReleaseID(sha, recipe) }, Mirror: m,
+			ReleaseID: id, RecipeOf: own, Mirror: m,
 		})
 	}
 	return apps, nil

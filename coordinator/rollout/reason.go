@@ -55,6 +55,7 @@ const (
 	RefusedLive       RefusalCode = "rollout_live"
 	RefusedNotLive    RefusalCode = "no_rollout_live"
 	RefusedNoStable   RefusalCode = "no_stable_release"
+	RefusedRecipe     RefusalCode = "bad_recipe" // the commit's own recipe cannot be used
 	RefusedState      RefusalCode = "wrong_state"
 )
 

@@ -24,7 +24,7 @@ func (l *loader) readApp(name string, v value) {
 	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "run", "env_run", "run_memory", "restart", "health",
 		"balancer", "env", "secrets", "build_limits", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
 		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
-		"build_on", "build_skew", "artifact", "release_command", "release_command_timeout", "hooks", "shared", "source")
+		"build_on", "build_skew", "artifact", "release_command", "release_command_timeout", "hooks", "shared", "recipe", "source")
 	if !ok {
 		return
 	}
@@ -80,6 +80,7 @@ func (l *loader) readApp(name string, v value) {
 	a.readReleaseCommand(o)
 	a.readHooks(o)
 	a.readShared(o)
+	a.readRecipeFile(o)
 	a.readBuild(o)
 	a.readUnit(o)
 	a.Restart = o.word("restart", "restart", api.RestartReload, api.RestartStopStart)

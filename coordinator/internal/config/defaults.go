@@ -175,6 +175,9 @@ func (w *writer) app(a *App) {
 		w.put("release_command_timeout", short(a.ReleaseTimeout))
 	}
 	w.given("shared", a.Shared)
+	if f := a.RecipeFile; f != nil {
+		w.put("recipe", "{file: "+plain(f.File)+", may_set: "+list(f.MaySet, plain)+"}")
+	}
 	if h := a.Hooks; h != nil {
 		w.open("hooks")
 		w.given("before_drain", h.BeforeDrain)

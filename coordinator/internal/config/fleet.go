@@ -184,7 +184,9 @@ type App struct {
 	Hooks          *api.Hooks // nil for none
 	// Shared are clean paths below the release; those of directories end in a slash.
 	Shared []string
-	Unit   string // of an app with instances the template, app@.service
+	// RecipeFile is what a commit may say of its own recipe; nil for nothing.
+	RecipeFile *RecipeFile
+	Unit       string // of an app with instances the template, app@.service
 	// Health has neither HTTP nor TCP set for "health: none". "{address}" and
 	// "{instance}" stand in it as they were written.
 	Health   api.HealthCheck

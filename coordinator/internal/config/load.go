@@ -110,7 +110,11 @@ func (r *reader) parse(content []byte) (root value, ok bool) {
 	}
 	root = r.value("", body, top.at)
 	if root.isNull() {
-		root.fail("the file is empty; expected coordinator, github, nodes, balancers, and apps")
+		expected := r.expected
+		if expected == "" {
+			expected = "coordinator, github, nodes, balancers, and apps"
+		}
+		root.fail("the file is empty; expected %s", expected)
 		return root, false
 	}
 	return root, true

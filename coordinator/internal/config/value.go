@@ -14,6 +14,7 @@ import (
 // reader collects what is wrong while the parts of a file are read.
 type reader struct {
 	file      string
+	expected  string // of the file as a whole; "" for a fleet file
 	dir       string // of the file; relative paths start there
 	checkOnly bool
 	problems  []Problem

@@ -24,14 +24,14 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	req, commit, err := s.Trigger.Preview(r.Context(), app, r.URL.Query().Get("ref"))
+	req, commit, recipe, err := s.Trigger.Preview(r.Context(), app, r.URL.Query().Get("ref"))
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	req.At, req.By = time.Now().UTC(), "plan"
 	p := api.Plan{
-		App: app, Build: s.apps[app].Recipe.Build, Steps: []api.PlanStep{},
+		App: app, Build: recipe.Build, Steps: []api.PlanStep{},
 		Release: api.ReleaseRef{ID: string(req.Release.ID), SHA: commit.SHA, Subject: commit.Subject, Committed: instant(commit.Committed)},
 		From:    v.release(v.app.Current),
 	}
@@ -62,7 +62,7 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	if rel := v.app.Release(req.Release.ID); rel != nil && rel.Bad != nil {
 		p.Notes = append(p.Notes, fmt.Sprintf("the release is marked bad (%s); deploying it clears the mark", rel.Bad.Text))
 	}
-	if c := s.apps[app].Recipe.ReleaseCommand; len(c) > 0 {
+	if c := recipe.ReleaseCommand; len(c) > 0 {
 		p.Notes = append(p.Notes, fmt.Sprintf("before the first turn one node runs the release command: `%s`", strings.Join(c, "`, `")))
 	}
 	if ro.From != "" {

@@ -32,7 +32,10 @@ type App struct {
 	DeployForced bool // deploy a branch that was force-pushed
 	// ReleaseID names the release of a commit.
 	ReleaseID func(sha string) string
-	Mirror    Mirror
+	// RecipeOf is the recipe of a commit that may have its own; nil where Recipe is
+	// that of all. A recipe that cannot be used is a [*rollout.Refused].
+	RecipeOf func(ctx context.Context, sha string) (api.Recipe, error)
+	Mirror   Mirror
 }
 
 // Mirror is the app's repository as the coordinator keeps it.
@@ -126,16 +129,20 @@ func (t *Trigger) Deploy(ctx context.Context, app, ref, by string) (rollout.Roll
 }
 
 // Preview returns the request that Deploy would make, without making it.
-func (t *Trigger) Preview(ctx context.Context, app, ref string) (rollout.DeployRequested, mirror.Commit, error) {
+func (t *Trigger) Preview(ctx context.Context, app, ref string) (rollout.DeployRequested, mirror.Commit, api.Recipe, error) {
 	w := t.watchers[app]
 	if w == nil {
-		return rollout.DeployRequested{}, mirror.Commit{}, &rollout.Refused{Code: rollout.RefusedUnknownApp, Text: fmt.Sprintf("there is no app %q", app)}
+		return rollout.DeployRequested{}, mirror.Commit{}, api.Recipe{}, &rollout.Refused{Code: rollout.RefusedUnknownApp, Text: fmt.Sprintf("there is no app %q", app)}
 	}
 	c, err := w.resolve(ctx, ref)
 	if err != nil {
-		return rollout.DeployRequested{}, mirror.Commit{}, err
+		return rollout.DeployRequested{}, mirror.Commit{}, api.Recipe{}, err
 	}
-	return rollout.DeployRequested{App: app, Release: w.app.release(c)}, c, nil
+	rel, recipe, err := w.app.release(ctx, c)
+	if err != nil {
+		return rollout.DeployRequested{}, mirror.Commit{}, api.Recipe{}, err
+	}
+	return rollout.DeployRequested{App: app, Release: rel}, c, recipe, nil
 }
 
 func (w *watcher) resolve(ctx context.Context, ref string) (mirror.Commit, error) {
@@ -145,19 +152,30 @@ func (w *watcher) resolve(ctx context.Context, ref string) (mirror.Commit, error
 	return w.app.Mirror.Resolve(ctx, ref)
 }
 
-func (a App) release(c mirror.Commit) rollout.Release {
-	r := rollout.Release{ID: rollout.ReleaseID(a.ReleaseID(c.SHA)), SHA: c.SHA, Subject: c.Subject}
-	if len(a.Recipe.ReleaseCommand) > 0 {
-		r.Command = a.Recipe.ReleaseTimeout.D()
+// release is what the app's recipe, or the commit's own, makes of a commit.
+func (a App) release(ctx context.Context, c mirror.Commit) (rollout.Release, api.Recipe, error) {
+	recipe := a.Recipe
+	if a.RecipeOf != nil {
+		var err error
+		if recipe, err = a.RecipeOf(ctx, c.SHA); err != nil {
+			return rollout.Release{}, recipe, err
+		}
 	}
-	return r
+	r := rollout.Release{ID: rollout.ReleaseID(a.ReleaseID(c.SHA)), SHA: c.SHA, Subject: c.Subject}
+	if len(recipe.ReleaseCommand) > 0 {
+		r.Command = recipe.ReleaseTimeout.D()
+	}
+	return r, recipe, nil
 }
 
 // request records the release and asks the engine to deploy it.
 func (t *Trigger) request(ctx context.Context, a App, c mirror.Commit, by, cause string, automatic bool) (rollout.RolloutID, error) {
-	rel := a.release(c)
-	err := t.cfg.Store.PutRelease(ctx, a.Name, store.Release{
-		ID: string(rel.ID), SHA: c.SHA, Subject: c.Subject, Committed: c.Committed, Recipe: a.Recipe, Recorded: time.Now().UTC(),
+	rel, recipe, err := a.release(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	err = t.cfg.Store.PutRelease(ctx, a.Name, store.Release{
+		ID: string(rel.ID), SHA: c.SHA, Subject: c.Subject, Committed: c.Committed, Recipe: recipe, Recorded: time.Now().UTC(),
 	})
 	if err != nil {
 		return "", fmt.Errorf("cannot record release %s of %s: %w", rel.ID, a.Name, err)

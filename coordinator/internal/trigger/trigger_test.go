@@ -1,11 +1,13 @@
 package trigger
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/mirror"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/store"
 	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
@@ -494,7 +496,7 @@ func TestDeployByHand(t *testing.T) {
 		s.work()
 		s.expectCurrent("hello", "b")
 
-		req, c, err := s.Preview(t.Context(), "hello", sha("a"))
+		req, c, _, err := s.Preview(t.Context(), "hello", sha("a"))
 		if err != nil || c.SHA != sha("a") || req.App != "hello" || req.Automatic || req.Release.SHA != sha("a") {
 			t.Errorf("preview: %+v %+v, %v", req, c, err)
 		}
@@ -584,5 +586,26 @@ func TestReceiveFails(t *testing.T) {
 	}
 	if _, err := s.Receive(t.Context(), push("d1", "a")); !errors.Is(err, store.ErrClosed) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A commit whose own recipe cannot be used is refused, by whomever it is asked for.
+func TestARecipeThatCannotBeUsedRefusesTheDeployment(t *testing.T) {
+	refusal := &rollout.Refused{Code: rollout.RefusedRecipe, Text: "aaaaaaaaaaaa:lockstep.yaml:1:1: unit: unknown key"}
+	a := App{
+		Name: "hello", ReleaseID: func(string) string { return "r" },
+		RecipeOf: func(_ context.Context, commit string) (api.Recipe, error) {
+			if commit == sha("a") {
+				return api.Recipe{}, refusal
+			}
+			return api.Recipe{ReleaseCommand: []string{"bin/migrate"}, ReleaseTimeout: api.Duration(time.Minute)}, nil
+		},
+	}
+	if _, _, err := a.release(t.Context(), mirror.Commit{SHA: sha("a")}); !errors.Is(err, error(refusal)) {
+		t.Errorf("got %v", err)
+	}
+	rel, recipe, err := a.release(t.Context(), mirror.Commit{SHA: sha("b")})
+	if err != nil || rel.Command != time.Minute || len(recipe.ReleaseCommand) != 1 {
+		t.Errorf("%+v, %+v, %v", rel, recipe, err)
 	}
 }

@@ -1,0 +1,70 @@
+package config
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
+)
+
+func recipeApp(may ...string) *App {
+	return &App{
+		Name: "shop", Build: []string{"make"}, Env: map[string]string{"A": "1"}, ReleaseTimeout: 10 * minute,
+		RecipeFile: &RecipeFile{File: "lockstep.yaml", MaySet: may},
+	}
+}
+
+func TestACommitSetsWhatItMay(t *testing.T) {
+	a := recipeApp("build", "hooks", "release_command", "shared")
+	r, err := a.RecipeOf("1234567:lockstep.yaml", []byte("build: [npm ci]\nrelease_command: bin/migrate\nhooks: {after_drain: bin/x}\nshared: [.env]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(r.Build, []string{"npm ci"}) || r.Env["A"] != "1" || !slices.Equal(r.ReleaseCommand, []string{"bin/migrate"}) ||
+		r.ReleaseTimeout.D() != 10*minute || !slices.Equal(r.Hooks.At(api.StepAfterDrain), []string{"bin/x"}) || !slices.Equal(r.Shared, []string{".env"}) {
+		t.Errorf("%+v", r)
+	}
+	const sha = "9c3e5a7f10d2b4868a6c4e2f0d1b3957799bbddf"
+	if ReleaseID(sha, r) == ReleaseID(sha, a.Recipe()) {
+		t.Error("another recipe makes the same release")
+	}
+	if !slices.Equal(a.Build, []string{"make"}) {
+		t.Error("the fleet's own recipe was changed")
+	}
+}
+
+func TestARecipeThatCannotBeUsedSaysWhere(t *testing.T) {
+	for content, want := range map[string]string{
+		"build: [make]\nhooks: {after_drain: x}\n": "1234567:lockstep.yaml:2:1: hooks: fleet.yaml does not let the repository set it; add hooks to apps.shop.recipe.may_set there, or remove it here",
+		"unit: other.service\n":                    `1234567:lockstep.yaml:1:1: unit: unknown key; expected "build"`,
+		"build: make\n":                            "1234567:lockstep.yaml:1:8: build: expected a list",
+		"":                                         "1234567:lockstep.yaml:1:1: the file is empty; expected build, env",
+		"build: [\n":                               "1234567:lockstep.yaml:",
+	} {
+		_, err := recipeApp("build").RecipeOf("1234567:lockstep.yaml", []byte(content))
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: %v; want %s", content, err, want)
+		}
+	}
+}
+
+func FuzzRecipe(f *testing.F) {
+	f.Add([]byte("build: [npm ci]\nrelease_command: bin/migrate\nhooks: {after_drain: bin/x, timeout: 1m}\nshared: [.env, up/]\nartifact: [dist/]\nenv: {A: 1}\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		r, err := recipeApp(recipeKeys...).RecipeOf("lockstep.yaml", content)
+		if err != nil {
+			return
+		}
+		for _, s := range append(slices.Clone(r.Shared), r.Artifact...) {
+			if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "..") {
+				t.Errorf("a path out of the release: %q", s)
+			}
+		}
+		for _, c := range append(slices.Clone(r.Build), r.ReleaseCommand...) {
+			if strings.TrimSpace(c) == "" {
+				t.Errorf("an empty command in %q", content)
+			}
+		}
+	})
+}
