@@ -236,6 +236,7 @@ func (m *Manager) properties(t Transient) ([]sd.Property, error) {
 	set("SendSIGKILL", true)
 	set("OOMPolicy", "kill")
 	set("UMask", uint32(0o022))
+	set("NoNewPrivileges", true)
 
 	m.setUser(t, set)
 	if t.Confined {
@@ -276,7 +277,6 @@ func (m *Manager) setUser(t Transient, set func(string, any)) {
 // do so only within a user namespace of the unit's own; otherwise it leaves it
 // out without a word.
 func (m *Manager) confine(t Transient, set func(string, any)) error {
-	set("NoNewPrivileges", true)
 	set("ProtectSystem", "strict")
 	set("PrivateTmp", true)
 	set("PrivateDevices", true)

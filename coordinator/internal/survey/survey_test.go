@@ -257,6 +257,25 @@ func TestDoctor(t *testing.T) {
 			want: []string{"problem node web1", "problem node web2", "warning node web3", "unknown balancer srv1 at edge"}, says: "deploy-agent is 0.9, the coordinator 1.0",
 		},
 		{
+			name: "how builds are held in", wreck: func(s *stage) {
+				s.contact("web1", func(c *runner.Contact) { c.Sandbox = &api.Sandbox{With: "systemd", Problem: "no user lockstep-build"} })
+				s.contact("web2", func(c *runner.Contact) {
+					c.Sandbox = &api.Sandbox{With: "process group", Why: "there is no systemd", User: "deploy", Unenforced: []string{"memory", "tasks"}}
+				})
+				s.contact("web3", func(c *runner.Contact) {
+					c.Sandbox = &api.Sandbox{With: "systemd", User: "lockstep-job", Unenforced: []string{"IO weight"}}
+				})
+			},
+			want: []string{"problem build web1", "warning build web2", "warning build web3"},
+			says: "builds run as deploy in a process group only; what does not hold there: memory, tasks; there is no systemd",
+		},
+		{
+			name: "builds that are held in", wreck: func(s *stage) {
+				s.contact("web1", func(c *runner.Contact) { c.Sandbox = &api.Sandbox{With: "systemd", User: "lockstep-job"} })
+			},
+			says: "builds run as lockstep-job in units of systemd, and every limit holds",
+		},
+		{
 			name:   "a node without apps",
 			change: []string{"nodes: [web1, web2, web3]", "nodes: [web1, web2]"},
 			wreck: func(s *stage) {
