@@ -139,7 +139,14 @@ type pair struct {
 
 func newPair(t *testing.T, settings string) *pair {
 	t.Helper()
-	f := &pair{t: t, dir: t.TempDir(), repo: newRepo(t)}
+	r := newRepo(t)
+	return newPairOf(t, r, "file://"+r.dir, settings)
+}
+
+// newPairOf is newPair with a repository that is read at another URL.
+func newPairOf(t *testing.T, r repo, url, settings string) *pair {
+	t.Helper()
+	f := &pair{t: t, dir: t.TempDir(), repo: r}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +174,7 @@ apps:
     health: none
     balancer: none
     soak: 0s%s
-`, strings.TrimPrefix(f.url, "http://"), f.dir, f.dir, f.dir, f.dir, f.dir, f.dir, "file://"+f.repo.dir, settings)
+`, strings.TrimPrefix(f.url, "http://"), f.dir, f.dir, f.dir, f.dir, f.dir, f.dir, url, settings)
 	if err := os.WriteFile(filepath.Join(f.dir, "fleet.yaml"), []byte(fleet), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +184,7 @@ apps:
 		units := &fakeUnits{runs: map[string]string{}}
 		c := f.client(fmt.Sprintf("web%d", i+1))
 		n := newNode(t, c, units)
-		n.cfg.Name, n.deps.Archives = fmt.Sprintf("web%d", i+1), c
+		n.cfg.Name, n.deps.Archives, n.deps.Sources = fmt.Sprintf("web%d", i+1), c, c
 		units.apps = n.cfg.Apps
 		f.nodes, f.units = append(f.nodes, n), append(f.units, units)
 		f.startNode(i)
