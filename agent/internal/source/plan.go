@@ -33,6 +33,7 @@ type file struct {
 	dir, name string // the directory with slashes, "" is the root
 	hash      gitstore.Hash
 	perm      uint32
+	module    bool // of a submodule
 }
 
 func (f file) path() string { return join(f.dir, f.name) }
@@ -88,7 +89,7 @@ func newPlan(ctx context.Context, v *gitstore.View, root gitstore.Hash) (*plan, 
 			if e.Mode == gitstore.ModeDir || e.Mode == gitstore.ModeSubmodule {
 				p.dirs = append(p.dirs, sub.path)
 				todo = append(todo, sub)
-			} else if err := p.add(v, d.path, e); err != nil {
+			} else if err := p.add(v, d.path, e, d.depth > 0); err != nil {
 				return nil, err
 			}
 		}
@@ -97,13 +98,13 @@ func newPlan(ctx context.Context, v *gitstore.View, root gitstore.Hash) (*plan, 
 }
 
 // add plans what is no directory and no submodule.
-func (p *plan) add(v *gitstore.View, dir string, e gitstore.TreeEntry) error {
+func (p *plan) add(v *gitstore.View, dir string, e gitstore.TreeEntry, module bool) error {
 	path := join(dir, e.Name)
 	switch e.Mode {
 	case gitstore.ModeFile, gitstore.ModeGroup:
-		p.files = append(p.files, file{dir, e.Name, e.Hash, 0o644})
+		p.files = append(p.files, file{dir, e.Name, e.Hash, 0o644, module})
 	case gitstore.ModeExecutable:
-		p.files = append(p.files, file{dir, e.Name, e.Hash, 0o755})
+		p.files = append(p.files, file{dir, e.Name, e.Hash, 0o755, module})
 	case gitstore.ModeLink:
 		target, err := v.ReadAll(e.Hash, gitstore.Blob, maxPath)
 		if errors.Is(err, gitstore.ErrTooLarge) || errors.Is(err, gitstore.ErrKind) {

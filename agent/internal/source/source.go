@@ -1,9 +1,10 @@
 // Package source brings one commit of a repository to a node: it fetches the
 // commit by its full SHA and writes its tree into a directory.
 //
-// Submodules are part of the commit. Of git's features .gitattributes (line
-// endings, export-ignore) is not applied; a file in Git LFS is refused by name
-// rather than deployed as a pointer.
+// Submodules are part of the commit. Files in Git LFS are downloaded with the
+// git-lfs program, and refused by name where it is missing, rather than deployed
+// as pointers. Of git's features .gitattributes (line endings, export-ignore) is
+// not applied.
 package source
 
 import (
@@ -24,6 +25,7 @@ import (
 // goroutines; there must be only one Repo for a directory at a time.
 type Repo struct {
 	snapshots *snapshot.Repo
+	origin    snapshot.Origin
 	dir       string
 }
 
@@ -45,7 +47,7 @@ func Open(dir string, origin snapshot.Origin) (*Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Repo{s, dir}, nil
+	return &Repo{s, origin, dir}, nil
 }
 
 // Has tells whether the commit, its whole tree, and its submodules are in the
@@ -120,16 +122,21 @@ func (r *Repo) Write(ctx context.Context, sha string, dir string) error {
 	return nil
 }
 
-func (r *Repo) write(ctx context.Context, h gitstore.Hash, root *dirs) error {
+func (r *Repo) write(ctx context.Context, h gitstore.Hash, root *dirs) (err error) {
 	v, err := r.snapshots.View()
 	if err != nil {
 		return err
 	}
 	defer v.Close()
-	return writeCommit(ctx, v, h, root)
+	large, err := openLFS(r.dir, r.origin)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, large.prune()) }()
+	return writeCommit(ctx, v, h, large, root)
 }
 
-func writeCommit(ctx context.Context, v *gitstore.View, h gitstore.Hash, root *dirs) error {
+func writeCommit(ctx context.Context, v *gitstore.View, h gitstore.Hash, large *lfs, root *dirs) error {
 	tree, err := snapshot.Root(v, h)
 	if err != nil {
 		return err
@@ -138,5 +145,5 @@ func writeCommit(ctx context.Context, v *gitstore.View, h gitstore.Hash, root *d
 	if err != nil {
 		return err
 	}
-	return p.write(ctx, v, root)
+	return p.write(ctx, v, large, root)
 }

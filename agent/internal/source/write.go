@@ -1,9 +1,10 @@
 package source
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -26,13 +27,13 @@ const (
 )
 
 // write writes what is planned.
-func (p *plan) write(ctx context.Context, v *gitstore.View, to *dirs) error {
+func (p *plan) write(ctx context.Context, v *gitstore.View, large *lfs, to *dirs) error {
 	for _, dir := range p.dirs {
 		if err := to.root.Mkdir(filepath.FromSlash(dir), 0o755); err != nil {
 			return err
 		}
 	}
-	if err := p.writeFiles(ctx, v, to); err != nil {
+	if err := p.writeFiles(ctx, v, large, to); err != nil {
 		return err
 	}
 	// Last, so that no file is ever written through one.
@@ -47,7 +48,7 @@ func (p *plan) write(ctx context.Context, v *gitstore.View, to *dirs) error {
 // writeFiles writes in the order of the pack, in which what builds on one another
 // is near, with more than one writer: making a file is waiting for the file
 // system as much as it is unpacking.
-func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, to *dirs) error {
+func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, large *lfs, to *dirs) error {
 	type placed struct {
 		file
 		pack int
@@ -69,7 +70,7 @@ func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, to *dirs) error
 	group, ctx := errgroup.WithContext(ctx)
 	for range max(2, min(runtime.GOMAXPROCS(0), 4)) {
 		group.Go(func() error {
-			w := writer{v: v, total: &total, to: opened{root: to.root}}
+			w := writer{v: v, large: large, total: &total, to: opened{root: to.root}}
 			defer w.to.close()
 			for {
 				from := int(next.Add(batch)) - batch
@@ -80,7 +81,7 @@ func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, to *dirs) error
 					if ctx.Err() != nil {
 						return context.Cause(ctx)
 					}
-					if err := w.file(f.file); err != nil {
+					if err := w.file(ctx, f.file); err != nil {
 						return err
 					}
 				}
@@ -92,11 +93,12 @@ func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, to *dirs) error
 
 type writer struct {
 	v     *gitstore.View
+	large *lfs
 	total *atomic.Int64
 	to    opened
 }
 
-func (w *writer) file(f file) (err error) {
+func (w *writer) file(ctx context.Context, f file) error {
 	c, err := w.v.Read(f.hash)
 	if err != nil {
 		return fmt.Errorf("%s: %w", quote(f.path()), err)
@@ -105,15 +107,40 @@ func (w *writer) file(f file) (err error) {
 	if c.Kind != gitstore.Blob {
 		return fault.Errorf(api.ReasonBadTree, "%s: object %s is a %s, expected a file", quote(f.path()), f.hash, c.Kind)
 	}
-	if c.Size > maxFile || w.total.Add(c.Size) > maxTotal {
+	size := c.Size
+	content, small := c.Bytes()
+	large, isLarge := pointer{}, false
+	if small {
+		if large, isLarge = parsePointer(content); isLarge {
+			size = large.size
+		}
+	}
+	if size > maxFile || w.total.Add(size) > maxTotal {
 		return bad(f.path(), fmt.Sprintf("has %d bytes: a file may have %d and all of a release %d; keep what is larger out of the repository",
-			c.Size, int64(maxFile), int64(maxTotal)))
+			size, int64(maxFile), int64(maxTotal)))
 	}
-	if content, small := c.Bytes(); small && isLFSPointer(content) {
-		return bad(f.path(), "is kept in Git LFS, which is not supported: "+
-			"put the file itself into git (git lfs migrate export --include="+strconv.Quote(f.path())+
-			"), or remove it and download it in a build command")
+	if !isLarge {
+		return w.create(f, c.WriteTo)
 	}
+	return w.create(f, func(to io.Writer) (int64, error) { return 0, w.fromLFS(ctx, f, large, to) })
+}
+
+func (w *writer) fromLFS(ctx context.Context, f file, p pointer, to io.Writer) error {
+	err := error(nil)
+	if f.module {
+		err = fmt.Errorf("%w it is one of a submodule; download it in a build command", errNoLFS)
+	} else {
+		err = w.large.write(ctx, p, to)
+	}
+	if errors.Is(err, errNoLFS) {
+		return fault.Errorf(api.ReasonBadTree, "it is kept in Git LFS, %w, or put the file itself into git (git lfs migrate export --include=%s)",
+			err, strconv.Quote(f.path()))
+	}
+	return err
+}
+
+// create makes a file and lets it be written.
+func (w *writer) create(f file, write func(io.Writer) (int64, error)) (err error) {
 	fd, err := w.to.create(f.dir, f.name, f.perm)
 	if err != nil {
 		return err
@@ -124,7 +151,7 @@ func (w *writer) file(f file) (err error) {
 			err = pathError("write", f.dir, f.name, e)
 		}
 	}()
-	if _, err := c.WriteTo(descriptor(fd)); err != nil {
+	if _, err := write(descriptor(fd)); err != nil {
 		return fmt.Errorf("%s: %w", quote(f.path()), err)
 	}
 	return nil
@@ -132,12 +159,3 @@ func (w *writer) file(f file) (err error) {
 
 // quote renders a path of a commit, which may hold any byte.
 func quote(path string) string { return strconv.Quote(path) }
-
-// isLFSPointer tells whether a file with this content stands for one in Git LFS
-// (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md: keys are sorted
-// after version, and a pointer is below 1024 bytes).
-func isLFSPointer(content []byte) bool {
-	return len(content) < 1024 &&
-		bytes.HasPrefix(content, []byte("version https://git-lfs.github.com/spec/v1\n")) &&
-		bytes.Contains(content, []byte("\noid sha256:"))
-}
