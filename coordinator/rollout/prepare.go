@@ -74,12 +74,7 @@ func (m *machine) settlePrepare(a *App, t *Target) {
 // beside tells whether another of the rollout's targets on the same node is in
 // the phase: what concerns the node is said once.
 func (m *machine) beside(r *Rollout, t *Target, phase Phase) bool {
-	for _, o := range m.targets(r) {
-		if o.ID != t.ID && o.Node == t.Node && o.Phase == phase {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(m.targetsOn(r, t.Node), func(o *Target) bool { return o != t && o.Phase == phase })
 }
 
 // retryPrepare asks again for what failed, when its time has come.

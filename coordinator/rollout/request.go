@@ -15,12 +15,12 @@ func (e DeployRequested) apply(m *machine) error {
 	}
 	known := a.Release(e.Release.ID)
 	if a.Live == nil && a.Current == e.Release.ID {
-		m.clearBad(a, known)
+		known.clear()
 		return m.repair(a, e.By)
 	}
 	a.remember(e.Release)
 	m.forgetOld(a)
-	m.clearBad(a, a.Release(e.Release.ID))
+	a.Release(e.Release.ID).clear()
 	m.enqueue(a, m.newDeploy(a, e.Release.ID, e.By, e.Cause, e.Automatic))
 	return nil
 }
@@ -89,7 +89,7 @@ func (e RollbackRequested) apply(m *machine) error {
 		return refuse(RefusedNoStable, "%s never served on all targets of %s; to deploy it all the same, `deployctl deploy %s --ref %s`", a.short(to), a.Name, a.Name, a.short(to))
 	}
 	text := fmt.Sprintf("rolled back to %s", a.short(to))
-	m.clearBad(a, rel)
+	rel.clear()
 	r := m.newRollout(a, Rollback, to, m.order(a), e.By, "from "+a.short(a.Current))
 	m.markBad(a, r, a.Current, e.By, ReasonRolledBackBy, text)
 	// What was on its way is not what the person wants either.
@@ -140,17 +140,16 @@ func (e AbortRequested) apply(m *machine) error {
 		}
 		return refuse(RefusedNotLive, "%s has no rollout under way", a.Name)
 	}
-	switch {
-	case r.Status == RollingBack:
+	if r.Status == RollingBack {
 		return refuse(RefusedState, "%s is rolling back already", r.ID)
+	}
+	m.condemnByHand(a, r, e.By, text)
+	switch {
 	case r.Status == Preparing, r.Status == Migrating:
-		m.condemnByHand(a, r, e.By, text)
 		m.finish(a, Aborted, ReasonRequested, text+"; "+r.untouched())
 	case r.Kind == Deploy && r.From != "":
-		m.condemnByHand(a, r, e.By, text)
 		m.startReturn(a, Aborted, ReasonRequested, text)
 	default:
-		m.condemnByHand(a, r, e.By, text)
 		m.finish(a, Aborted, ReasonRequested, text+"; it stopped where it was")
 	}
 	if r.Kind == CatchUp {
@@ -193,7 +192,7 @@ func (e RetryRequested) apply(m *machine) error {
 	if last == nil || last.Kind != Deploy || last.Status == Succeeded || a.Release(last.Release) == nil {
 		return refuse(RefusedState, "nothing of %s is left to be retried", a.Name)
 	}
-	m.clearBad(a, a.Release(last.Release))
+	a.Release(last.Release).clear()
 	m.enqueue(a, m.newDeploy(a, last.Release, e.By, fmt.Sprintf("retry of %s", last.ID), false))
 	return nil
 }
@@ -284,9 +283,10 @@ func (m *machine) forgetOld(a *App) {
 	}
 }
 
-func (m *machine) clearBad(a *App, rel *Release) {
-	if rel != nil {
-		rel.Bad = nil
+// clear takes back that the release was marked bad. There may be none.
+func (r *Release) clear() {
+	if r != nil {
+		r.Bad = nil
 	}
 }
 

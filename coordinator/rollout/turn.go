@@ -117,7 +117,6 @@ func (m *machine) mayLeave(t *Target) string {
 		return t.Node + " has not been heard of"
 	}
 	turns, others := 0, 0
-	var names []string
 	for i := range m.Targets {
 		o := &m.Targets[i]
 		if o.Turn != 0 {
@@ -125,18 +124,28 @@ func (m *machine) mayLeave(t *Target) string {
 		}
 		if o.ID != t.ID && m.down(o) {
 			others++
-			names = append(names, m.whyDown(o))
 		}
 	}
 	switch {
 	case turns >= m.MaxUnavailable:
-		return strings.Join(names, ", ")
+		return m.othersDown(t)
 	case !t.InService || t.Seen.out():
 		return "" // it is out as it is: the pool loses nothing
 	case others+1 > m.MaxUnavailable:
-		return strings.Join(names, ", ")
+		return m.othersDown(t)
 	}
 	return ""
+}
+
+// othersDown names the other targets that are out, and why.
+func (m *machine) othersDown(t *Target) string {
+	var names []string
+	for i := range m.Targets {
+		if o := &m.Targets[i]; o.ID != t.ID && m.down(o) {
+			names = append(names, m.whyDown(o))
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 func (m *machine) whyDown(t *Target) string {
