@@ -78,18 +78,18 @@ func openLFS(store string, remote snapshot.Origin) (*lfs, error) {
 
 func (l *lfs) refused() string { return filepath.Join(l.store, "lfs", "refused") }
 
-var errNoLFS = errors.New("and its content cannot be had here:")
+var errNoLFS = errors.New("and its content cannot be had here")
 
 // write writes the content of p. It fails with errNoLFS and a remedy when there is
 // no way to get it from this machine.
 func (l *lfs) write(ctx context.Context, p pointer, to io.Writer) error {
 	remote, ok := l.remote.(programmable)
 	if !ok {
-		return fmt.Errorf("%w the coordinator, which this node gets commits from, does not send such files; write via: agent in the app's source, with credentials in agent.yaml, and install git-lfs here", errNoLFS)
+		return fmt.Errorf("%w: the coordinator, which this node gets commits from, does not send such files; write via: agent in the app's source, with credentials in agent.yaml, and install git-lfs here", errNoLFS)
 	}
 	program, err := exec.LookPath("git-lfs")
 	if err != nil {
-		return fmt.Errorf("%w install git-lfs (and git)", errNoLFS)
+		return fmt.Errorf("%w: install git-lfs (and git)", errNoLFS)
 	}
 	env, err := remote.Environ(l.refused())
 	if err != nil {

@@ -128,7 +128,7 @@ func (w *writer) file(ctx context.Context, f file) error {
 func (w *writer) fromLFS(ctx context.Context, f file, p pointer, to io.Writer) error {
 	err := error(nil)
 	if f.module {
-		err = fmt.Errorf("%w it is one of a submodule; download it in a build command", errNoLFS)
+		err = fmt.Errorf("%w: it is one of a submodule; download it in a build command", errNoLFS)
 	} else {
 		err = w.large.write(ctx, p, to)
 	}
