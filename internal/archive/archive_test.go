@@ -430,8 +430,7 @@ func TestFrames(t *testing.T) {
 	for name, c := range map[string][]byte{
 		"large":       z.EncodeAll(make([]byte, 1<<20+1), nil),
 		"large noise": z.EncodeAll(noise(2<<20), nil),
-		"skippable":   append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 'x'}, b...),
-		"cut":         append(bytes.Clone(b), b[:9]...),
+		"skippable":   append([]byte{0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 0, 0}, b...),
 		"noise":       noise(1000),
 	} {
 		_, err := archive.Verify(t.Context(), bytes.NewReader(c), plenty)
@@ -439,6 +438,17 @@ func TestFrames(t *testing.T) {
 		if !errors.As(err, &bad) {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+	for n := 1; n < len(b); n++ {
+		if _, err := archive.Verify(t.Context(), bytes.NewReader(append(bytes.Clone(b), b[:n]...)), plenty); err == nil {
+			t.Errorf("%d bytes of another frame at the end are not noticed", n)
+		}
+	}
+	// A frame that does not say how large it is, of ever more blocks.
+	block := append([]byte{0, 0, 16}, make([]byte, 128<<10)...)
+	endless := bytes.NewReader(append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0x50}, bytes.Repeat(block, 256)...))
+	if _, err := archive.Verify(t.Context(), endless, plenty); err == nil || endless.Size()-int64(endless.Len()) > 2<<20 {
+		t.Errorf("%d bytes of one frame were read: %v", endless.Size()-int64(endless.Len()), err)
 	}
 }
 

@@ -114,15 +114,15 @@ func TestArchiveSurvivesCuts(t *testing.T) {
 	var told atomic.Int32
 	s, release := sharing(t, &told)
 	dir, digest, want := content(t)
-	client := func(node string) *api.Client {
-		c, err := api.NewClient(cutting(t, strings.TrimPrefix(s.server.URL, "http://"), 3<<20, 5), "token-of-"+node,
-			api.WithBackoff(time.Millisecond, 10*time.Millisecond))
+	client := func(node string, cuts int32, retries int) *api.Client {
+		c, err := api.NewClient(cutting(t, strings.TrimPrefix(s.server.URL, "http://"), 3<<20, cuts), "token-of-"+node,
+			api.WithBackoff(time.Millisecond, 10*time.Millisecond), api.WithRetries(retries))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c
 	}
-	err := client("web2").ShareArchive(t.Context(), "hello", release, digest, func(w io.Writer) error {
+	err := client("web2", 5, 4).ShareArchive(t.Context(), "hello", release, digest, func(w io.Writer) error {
 		_, err := archive.Pack(t.Context(), dir, nil, w)
 		return err
 	})
@@ -132,7 +132,8 @@ func TestArchiveSurvivesCuts(t *testing.T) {
 	if told.Load() == 0 {
 		t.Error("the engine was not told")
 	}
-	r := client("web1").Archive(t.Context(), "hello", digest)
+	// And one that has no more retries goes on all the same.
+	r := client("web1", 2, 0).Archive(t.Context(), "hello", digest)
 	defer r.Close()
 	got, err := io.ReadAll(r)
 	if err != nil || !bytes.Equal(got, want) {
