@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -73,35 +75,114 @@ var mutants = []struct {
 	{"a rollout ends unrecorded", []edit{{"life.go", "m.gone = append(m.gone, m.Changed(r))", ""}}},
 }
 
+// caught says for each mutant which seed catches it, so that not all mutants play
+// hundreds of schedules until one does. A change of the engine or of the world
+// may make a seed miss its mutant; then another is looked for, and printed. 0: no
+// seed does, but a test of the engine.
+var caught = map[string]uint64{
+	"turns without number":                                             1,
+	"others that are down are not counted":                             2,
+	"a target of unknown rotation is drained as if it were out":        31,
+	"unknown rotation counts as in rotation":                           31,
+	"any outcome ends a turn":                                          1,
+	"succeeds without proof":                                           21,
+	"rolls when the first node is prepared":                            1,
+	"a rollback is rolled back":                                        0,
+	"automation deploys a bad release again":                           10,
+	"automation goes back to an older commit":                          40,
+	"a forced push is deployed":                                        28,
+	"a generation is not raised":                                       1,
+	"a lost node loses its turn":                                       13,
+	"a lost node still counts as serving":                              2,
+	"a failed turn is tried without end":                               10,
+	"the turn that is out is not turned round":                         448,
+	"a start does not forget what was seen":                            2,
+	"nothing catches up":                                               26,
+	"the clock is set to the past":                                     884,
+	"a waiting rollout is forgotten":                                   9,
+	"a late return waits for a person":                                 569,
+	"who asks to be last is not":                                       13,
+	"who asks to be last is only put at the end":                       18,
+	"others wait for one that asks to be last and is out":              205,
+	"what fails on a node fails for one of its targets":                0,
+	"one that is out and in no rollout stands in the way for ever":     0,
+	"a hold does not hold":                                             4,
+	"a step writes into the state that it was given":                   2,
+	"what another build made is taken for the same":                    237,
+	"every node builds, although one builds for all":                   0,
+	"a builder that is lost is waited for":                             0,
+	"an archive that the coordinator lost is asked for":                28,
+	"a node that could not build is chosen again":                      0,
+	"differing builds are deployed, although they are refused":         0,
+	"a release command that failed is taken for one that went well":    9,
+	"a release command that was lost is given to another node":         157,
+	"a release command whose end is unknown is run again when resumed": 0,
+	"turns are given while the release command runs":                   5,
+	"a rollout ends unrecorded":                                        1,
+}
+
 // TestMutants is `make mutate`. For each mutant it builds the tests against an
 // engine with that one mistake in it, and prints what noticed.
 func TestMutants(t *testing.T) {
 	if !*mutate {
 		t.Skip("run with -sim.mutate; it takes minutes")
 	}
-	seeds := []string{"-run=^TestSeeds$", "-args", "-sim.seeds=1500", "-sim.shrink=false"}
-	for _, pkg := range []string{".", ".."} {
-		// Else whatever fails already would seem to catch them all.
-		args := seeds
-		if pkg == ".." {
-			args = nil
-		}
-		if out, failed := goTest(t, breakEngine(t, nil), pkg, args...); failed {
-			t.Fatalf("the engine as it is fails:\n%s", out)
-		}
+	// Else whatever fails already would seem to catch them all.
+	if out, failed := runTests(t, "go", "test", "-vet=off", "-count=1", ".."); failed {
+		t.Fatalf("the engine as it is fails:\n%s", out)
 	}
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
 			overlay := breakEngine(t, m.edits)
-			if out, failed := goTest(t, overlay, ".", seeds...); failed {
-				t.Logf("caught by the made world: %s", first(out, `seed \d+: .*`))
-			} else if out, failed := goTest(t, overlay, ".."); failed {
-				t.Logf("caught by the engine's tests: %s", first(out, `--- FAIL: \S+/\S+|--- FAIL: \S+`))
-			} else {
+			engine := func() bool {
+				out, failed := runTests(t, "go", "test", "-vet=off", "-count=1", "-overlay="+overlay, "..")
+				if failed {
+					t.Logf("caught by the engine's tests: %s", first(out, `--- FAIL: \S+/\S+|--- FAIL: \S+`))
+				}
+				return failed
+			}
+			seed, known := caught[m.name]
+			if known && seed == 0 && engine() {
+				return
+			}
+			world := filepath.Join(filepath.Dir(overlay), "world.test")
+			if out, failed := runTests(t, "go", "test", "-c", "-vet=off", "-overlay="+overlay, "-o", world, "."); failed {
+				t.Fatalf("the mutant does not build:\n%s", out)
+			}
+			play := func(from, n uint64) bool {
+				out, failed := runTests(t, world, "-test.run=^TestSeeds$", fmt.Sprintf("-sim.from=%d", from), fmt.Sprintf("-sim.seeds=%d", n), "-sim.shrink=false")
+				if failed {
+					t.Logf("caught by the made world: %s", judged(t, out))
+				}
+				return failed
+			}
+			switch {
+			case seed != 0 && play(seed, 1):
+			case play(1, 2000) || (seed != 0 || !known) && engine():
+				t.Log("it was not known to be caught so: bring the table up to date")
+			default:
 				t.Error("nothing notices")
 			}
 		})
 	}
+}
+
+// judged returns what the seed that failed says, if it is the mutant's fault.
+func judged(t *testing.T, out string) string {
+	t.Helper()
+	m := regexp.MustCompile(`seed (\d+): .*`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("no seed failed, and yet:\n%s", out)
+	}
+	seed, err := strconv.ParseUint(m[1], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(NewPlan(seed), nil); err != nil {
+		t.Fatalf("seed %d catches the engine as it is, too: %v", seed, err)
+	}
+	return m[0]
 }
 
 // breakEngine returns an overlay in which the edits are made.
@@ -140,14 +221,13 @@ func breakEngine(t *testing.T, edits []edit) string {
 	return path
 }
 
-// goTest runs a package's tests with the overlay and tells whether they failed.
-func goTest(t *testing.T, overlay, pkg string, args ...string) (string, bool) {
+// runTests runs a program and tells whether it failed.
+func runTests(t *testing.T, program string, args ...string) (string, bool) {
 	t.Helper()
 	const most = 10 * time.Minute
 	ctx, cancel := context.WithTimeout(t.Context(), most)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-vet=off", "-count=1", "-overlay=" + overlay, pkg}, args...)...)
-	out, err := cmd.CombinedOutput()
+	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 	if ctx.Err() != nil {
 		t.Fatalf("the tests did not end within %s, which tells nothing:\n%s", most, out)
 	}
