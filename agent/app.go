@@ -221,7 +221,7 @@ func (p *app) prepareReport(d *journal.Doc) *api.PrepareReport {
 
 func (p *app) targetReport(d *journal.Doc, target string) api.TargetReport {
 	v := p.views[target]
-	r := api.TargetReport{Target: target, Release: v.Release, Rotation: v.Rotation, Health: v.Health, Last: p.last.yes, Detail: v.Detail}
+	r := api.TargetReport{Target: target, Release: v.Release, Rotation: v.Rotation, Health: v.Health, Last: p.last.yes, Detail: v.Detail, Current: v.Current}
 	if p.last.text != "" {
 		r.Detail = strings.TrimPrefix(r.Detail+"; "+p.last.text, "; ")
 	}
@@ -246,6 +246,7 @@ func (p *app) targetReport(d *journal.Doc, target string) api.TargetReport {
 			if pr.Touched {
 				r.Release = pr.Proved
 			}
+			r.Current = ""
 		}
 	}
 	return r

@@ -29,6 +29,9 @@ type view struct {
 	Rotation api.Rotation
 	Health   api.Health
 	Detail   string
+	// Current is what the target's current link names, where that is another
+	// release than the one that runs; "none" where it names none.
+	Current string
 }
 
 // observer holds what looking at one target again and again needs.
@@ -197,6 +200,12 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 			if active {
 				v.Rotation = api.RotationIn
 			}
+		}
+	}
+	if current, err := p.store.Instance(g.Instance).Current(); v.Release != "" && current != v.Release {
+		v.Current = current
+		if err != nil || current == "" {
+			v.Current = "none"
 		}
 	}
 	v.Health = o.verdict.State()

@@ -172,7 +172,7 @@ func (p *app) settle(cur *current, over bool) {
 	if pr.Health != "" {
 		v.Health = pr.Health
 	}
-	v.Detail = ""
+	v.Detail, v.Current = "", ""
 	p.views[target] = v
 	if o := p.observers[target]; o != nil {
 		o.seed(pr.Health)

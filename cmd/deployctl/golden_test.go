@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -53,6 +54,14 @@ func TestStatus(t *testing.T) {
 	golden(t, "status-skew", f, "status")
 	golden(t, "status-one-app", f, "status", "fresh")
 	golden(t, "status-no-such-app", f, "status", "hallo")
+
+	drifted := convergedApp()
+	drifted.Converged = false
+	drifted.Targets = slices.Clone(drifted.Targets)
+	drifted.Targets[1].Release = &newRelease
+	drifted.Targets[1].Drift = &api.Drift{Since: noon.Add(-3 * time.Minute), Release: &newRelease, Text: "web2 runs 9c1d2e3, by another hand; it should run 3f2a91c"}
+	f.status.Apps = []api.AppStatus{drifted}
+	golden(t, "status-drift", f, "status")
 
 	f.status.Apps = nil
 	golden(t, "status-no-apps", f, "status")

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -114,7 +115,7 @@ func printAppStatus(w io.Writer, now time.Time, a api.AppStatus) {
 		}
 		rows = append(rows, []string{
 			targetLabel(a.App, t.Target, t.Node), provedRelease(t), orUnknown(t.Rotation), orUnknown(t.Health),
-			seen(now, t), phase, because(t.Reason, t.Text),
+			seen(now, t), phase, statusDetail(now, t),
 		})
 	}
 	fmt.Fprintln(w)
@@ -122,6 +123,16 @@ func printAppStatus(w io.Writer, now time.Time, a api.AppStatus) {
 	for _, text := range a.Left {
 		fmt.Fprintf(w, "  note: %s\n", oneLine(text))
 	}
+}
+
+// statusDetail is why a target is as it is. A drift comes first, for nothing but a
+// person may end it.
+func statusDetail(now time.Time, t api.TargetStatus) string {
+	detail := because(t.Reason, t.Text)
+	if d := t.Drift; d != nil {
+		return strings.TrimSuffix("drift, "+age(now, d.Since)+": "+oneLine(d.Text)+"; "+detail, "; ")
+	}
+	return detail
 }
 
 func targetRelease(now time.Time, a api.AppStatus) string {

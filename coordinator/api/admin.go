@@ -110,6 +110,17 @@ type TargetStatus struct {
 	Step      string      `json:"step,omitempty"`
 	Reason    string      `json:"reason,omitempty"`
 	Text      string      `json:"text,omitempty"` // why it is not in rotation
+	// Drift: another hand than ours changed it, and no rollout is under way.
+	Drift *Drift `json:"drift,omitempty"`
+}
+
+// Drift is a target that runs, or would run after its next start, another release
+// than it was left on.
+type Drift struct {
+	Since   time.Time   `json:"since"`
+	Release *ReleaseRef `json:"release,omitempty"` // that runs; nil for what is no release
+	Current *ReleaseRef `json:"current,omitempty"` // that would run after its next start, if another
+	Text    string      `json:"text"`
 }
 
 // Hold stops automation for an app.

@@ -177,7 +177,7 @@ func (e Reported) apply(m *machine) error {
 			if t == nil || t.App != pr.App || t.Node != e.Node {
 				continue
 			}
-			t.Seen = Sighting{Known: true, Release: tr.Release, Rotation: tr.Rotation, Health: tr.Health, Last: tr.Last}
+			t.Seen = Sighting{Known: true, Release: tr.Release, Rotation: tr.Rotation, Health: tr.Health, Last: tr.Last, Linked: tr.Linked}
 			if tr.Rotation == RotationIn {
 				t.InService = true
 			}

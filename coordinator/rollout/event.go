@@ -100,6 +100,9 @@ type TargetReport struct {
 	Health   Health   `json:"health"`
 	// Last: the target asks to leave after all others.
 	Last bool `json:"last,omitempty"`
+	// Linked is the release that it would run after its next start, where that is
+	// known to be another than the one that it runs.
+	Linked ReleaseID `json:"linked,omitempty"`
 	// Outcome of the last turn that the agent finished.
 	Outcome *Outcome `json:"outcome,omitempty"`
 }
@@ -276,6 +279,7 @@ const (
 	NotePrepared    Note = "prepared"
 	NoteBuilder     Note = "builder"    // a node was chosen to build for all
 	NoteBuilt       Note = "built"      // its files are at the coordinator
+	NoteDrift       Note = "drift"      // another hand changed what a target runs
 	NoteBuildSkew   Note = "build_skew" // two builds of a release made different files
 	NoteTurn        Note = "turn"       // a target got leave to be out of rotation
 	NoteActive      Note = "active"

@@ -53,6 +53,7 @@ func (m *machine) start(a *App, r *Rollout) {
 	}
 	for _, t := range m.targets(r) {
 		t.Before = &Standing{Phase: t.Phase, Reason: t.Reason, Text: t.Text}
+		t.Mended = t.Mended && r.By == "lockstep"
 		m.rest(t, TargetPreparing)
 		m.prepare(t, r.Release)
 	}

@@ -108,7 +108,7 @@ func (s *State) Converged(app string) bool {
 	}
 	for i := range s.Targets {
 		t := &s.Targets[i]
-		if t.App == app && (s.down(t) || !t.Proved(a.Current)) {
+		if t.App == app && (s.down(t) || !t.Proved(a.Current) || t.Drift != nil) {
 			return false
 		}
 	}

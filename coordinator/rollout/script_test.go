@@ -92,7 +92,7 @@ func (s *stage) do(words []string) error {
 			s.heard[a.node] = s.now
 		}
 		return s.step(rollout.Started{At: s.now})
-	case "lose", "return", "hang", "free", "sick", "well", "last", "not-last", "forget":
+	case "lose", "return", "hang", "free", "sick", "well", "last", "not-last", "forget", "hand", "relink":
 		return s.change(verb, args)
 	}
 	return s.request(verb, args)
@@ -101,7 +101,7 @@ func (s *stage) do(words []string) error {
 func (s *stage) change(verb string, args []string) error {
 	found := false
 	for _, a := range s.actors {
-		if verb != "forget" && len(args) > 1 && a.app != args[1] {
+		if verb != "forget" && verb != "hand" && verb != "relink" && len(args) > 1 && a.app != args[1] {
 			continue
 		}
 		if a.node == args[0] {
@@ -123,6 +123,11 @@ func (s *stage) change(verb string, args []string) error {
 				t.stuck = verb == "hang"
 			case "sick", "well":
 				t.sick = verb == "sick"
+			case "hand": // somebody restarts it on another release
+				t.release, t.linked = rollout.ReleaseID(strings.TrimPrefix(args[1], "none")), ""
+				t.elsewhere = t.release == ""
+			case "relink": // somebody moves its current link
+				t.linked = rollout.ReleaseID(args[1])
 			case "last", "not-last":
 				t.last = verb == "last"
 			}

@@ -49,8 +49,10 @@ type target struct {
 	stuck     bool // its turn never ends
 	release   rollout.ReleaseID
 	out       bool
-	sick      bool // unhealthy by itself
-	last      bool // asks to be last
+	sick      bool              // unhealthy by itself
+	last      bool              // asks to be last
+	linked    rollout.ReleaseID // by hand, to what does not run
+	elsewhere bool              // runs from no release, by hand
 	outcome   *rollout.Outcome
 
 	turn uint64
@@ -180,9 +182,10 @@ func (s *stage) report(a *actor) (rollout.PlacementReport, string) {
 	for _, t := range a.targets {
 		r := rollout.TargetReport{
 			Target: rollout.TargetID(t.id), Release: t.release,
-			Rotation: rollout.RotationIn, Health: rollout.Healthy, Last: t.last, Outcome: t.outcome,
+			Rotation: rollout.RotationIn, Health: rollout.Healthy, Last: t.last, Linked: t.linked, Outcome: t.outcome,
 		}
 		switch {
+		case t.elsewhere:
 		case t.release == "":
 			r.Rotation, r.Health = rollout.RotationOut, rollout.HealthUnknown
 		case t.out:
@@ -191,7 +194,7 @@ func (s *stage) report(a *actor) (rollout.PlacementReport, string) {
 			r.Health = rollout.Unhealthy
 		}
 		pr.Targets = append(pr.Targets, r)
-		text += fmt.Sprint(r.Release, r.Rotation, r.Health, r.Last, t.outcome)
+		text += fmt.Sprint(r.Release, r.Rotation, r.Health, r.Last, r.Linked, t.outcome)
 	}
 	return pr, text
 }
@@ -310,7 +313,7 @@ func (s *stage) finishTurn(a *actor, t *target) {
 		f = &failure{reason: "release_missing", undone: true}
 	}
 	if f == nil {
-		o.OK, t.release, t.out, t.sick = true, t.goal.Release, false, false
+		o.OK, t.release, t.out, t.sick, t.linked, t.elsewhere = true, t.goal.Release, false, false, "", false
 		return
 	}
 	o.Fault, o.Reason, o.Text = f.fault(), rollout.Reason(f.reason), f.text()

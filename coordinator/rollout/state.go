@@ -287,6 +287,12 @@ type Target struct {
 
 	// Observed.
 	Seen Sighting `json:"seen"`
+	// Drift is what another hand made of it, nil for nothing, or while a rollout is
+	// under way.
+	Drift *Drift `json:"drift,omitempty"`
+	// Mended: it was brought back from a drift since the last rollout that was asked
+	// for. That is done once: whoever does it again means it.
+	Mended bool `json:"mended,omitempty"`
 }
 
 // Standing is where an earlier rollout left a target.
@@ -304,6 +310,9 @@ type Sighting struct {
 	Health   Health    `json:"health,omitempty"`
 	// Last: its node asks that it leave after all others, for as long as it says so.
 	Last bool `json:"last,omitempty"`
+	// Linked is the release that it would run after its next start, "" for the one
+	// that it runs, or when that is not known.
+	Linked ReleaseID `json:"linked,omitempty"`
 }
 
 // Rotation tells whether the target is in rotation, as its balancer says.

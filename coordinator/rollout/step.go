@@ -108,6 +108,7 @@ func (m *machine) settleApp(a *App) bool {
 		m.noteApp(a, NoteUnheld, "", "the hold by %s expired", a.Hold.By)
 		a.Hold = nil
 	}
+	m.watchDrift(a)
 	if a.Live == nil {
 		m.markStable(a)
 		return m.startWaiting(a) || m.startCatchUp(a)
@@ -166,12 +167,17 @@ func (m *machine) startCatchUp(a *App) bool {
 		if t.App != a.Name || t.Turn != 0 || !m.present(t) || (t.Phase != TargetUnreachable && t.Phase != TargetWaiting && !m.strayed(t, a.Current)) {
 			continue
 		}
+		hand := m.strayed(t, a.Current) && m.byHand(a, t, t.Seen.Release)
+		if hand && t.Mended {
+			continue
+		}
 		if t.Proved(a.Current) {
 			m.rest(t, TargetActive)
 			t.Release, t.InService = a.Current, true
 			continue
 		}
 		order = append(order, t.ID)
+		t.Mended = t.Mended || hand
 	}
 	if len(order) == 0 {
 		return false

@@ -177,6 +177,9 @@ func (v *view) target(t *rollout.Target) api.TargetStatus {
 		Rotation: api.RotationUnknown, Health: api.HealthUnknown,
 		Phase: string(t.Phase), Reason: string(t.Reason), Text: t.Text,
 	}
+	if d := t.Drift; d != nil {
+		ts.Drift = &api.Drift{Since: d.Since, Release: v.release(d.Release), Current: v.release(d.Linked), Text: v.state.DriftText(t)}
+	}
 	ts.Step, _ = v.step(t.App, t.Node, string(t.ID))
 	if !ts.Reachable || !t.Seen.Known {
 		if ts.Text == "" {

@@ -63,6 +63,8 @@ var (
 		"1 when the balancer has the target in rotation, by its agent's last report; 0 when not, or not known.", []string{"app", "node", "app_instance"}, nil)
 	targetCurrent = prometheus.NewDesc("lockstep_target_current",
 		"1 when the target is proved on the app's current release.", []string{"app", "node", "app_instance"}, nil)
+	targetDrift = prometheus.NewDesc("lockstep_target_drift",
+		"1 when the target runs, or would run after its next start, something else than it was left on, with no rollout under way.", []string{"app", "node", "app_instance"}, nil)
 	nodeReachable = prometheus.NewDesc("lockstep_node_reachable",
 		"1 when the node's agent is heard of.", []string{"node"}, nil)
 	rolloutLive = prometheus.NewDesc("lockstep_rollout_live",
@@ -77,7 +79,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (p pools) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{targetInRotation, targetCurrent, nodeReachable, rolloutLive, rolloutPaused, appConverged, turns} {
+	for _, d := range []*prometheus.Desc{targetInRotation, targetCurrent, targetDrift, nodeReachable, rolloutLive, rolloutPaused, appConverged, turns} {
 		ch <- d
 	}
 }
@@ -101,6 +103,7 @@ func (p pools) Collect(ch chan<- prometheus.Metric) {
 			gauge(targetInRotation, heard && t.Seen.Known && t.Seen.Rotation == rollout.RotationIn, t.App, t.Node, t.Instance)
 			current := s.App(t.App).Current
 			gauge(targetCurrent, heard && current != "" && t.Proved(current), t.App, t.Node, t.Instance)
+			gauge(targetDrift, t.Drift != nil, t.App, t.Node, t.Instance)
 			if t.Turn != 0 {
 				held++
 			}

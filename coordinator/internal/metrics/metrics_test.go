@@ -22,7 +22,7 @@ func pool() rollout.State {
 			{Name: "web1", Reach: rollout.Reachable}, {Name: "web2", Reach: rollout.Unreachable},
 		},
 		Targets: []rollout.Target{
-			{ID: "hello@web1", App: "hello", Node: "web1", Seen: rollout.Sighting{Known: true, Release: "r1", Rotation: rollout.RotationIn, Health: rollout.Healthy}},
+			{ID: "hello@web1", App: "hello", Node: "web1", Drift: &rollout.Drift{Release: "r1", Linked: "r0"}, Seen: rollout.Sighting{Known: true, Release: "r1", Rotation: rollout.RotationIn, Health: rollout.Healthy}},
 			// What was last seen of it was good; that proves nothing now.
 			{ID: "hello@web2", App: "hello", Node: "web2", Turn: 7, Seen: rollout.Sighting{Known: true, Release: "r1", Rotation: rollout.RotationIn, Health: rollout.Healthy}},
 		},
@@ -65,6 +65,10 @@ lockstep_rollouts_total{app="hello",kind="deploy",status="succeeded"} 2
 # TYPE lockstep_target_current gauge
 lockstep_target_current{app="hello",app_instance="",node="web1"} 1
 lockstep_target_current{app="hello",app_instance="",node="web2"} 0
+# HELP lockstep_target_drift 1 when the target runs, or would run after its next start, something else than it was left on, with no rollout under way.
+# TYPE lockstep_target_drift gauge
+lockstep_target_drift{app="hello",app_instance="",node="web1"} 1
+lockstep_target_drift{app="hello",app_instance="",node="web2"} 0
 # HELP lockstep_target_in_rotation 1 when the balancer has the target in rotation, by its agent's last report; 0 when not, or not known.
 # TYPE lockstep_target_in_rotation gauge
 lockstep_target_in_rotation{app="hello",app_instance="",node="web1"} 1
@@ -72,7 +76,7 @@ lockstep_target_in_rotation{app="hello",app_instance="",node="web2"} 0
 `
 	names := []string{
 		"lockstep_app_converged", "lockstep_build_info", "lockstep_node_reachable", "lockstep_pool_turns", "lockstep_rollout_live",
-		"lockstep_rollout_paused", "lockstep_rollouts_total", "lockstep_target_current", "lockstep_target_in_rotation",
+		"lockstep_rollout_paused", "lockstep_rollouts_total", "lockstep_target_current", "lockstep_target_drift", "lockstep_target_in_rotation",
 	}
 	if err := testutil.GatherAndCompare(m.registry, strings.NewReader(want), names...); err != nil {
 		t.Error(err)

@@ -173,6 +173,9 @@ func targetReported(t api.TargetReport) rollout.TargetReport {
 		Target: rollout.TargetID(t.Target), Release: rollout.ReleaseID(t.Release),
 		Rotation: rollout.RotationUnknown, Health: rollout.HealthUnknown, Last: t.Last,
 	}
+	if t.Current != t.Release {
+		tr.Linked = rollout.ReleaseID(t.Current)
+	}
 	// A word that this version does not know is not good news.
 	switch t.Rotation {
 	case api.RotationIn, api.RotationOut, api.RotationDraining:
