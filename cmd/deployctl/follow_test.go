@@ -197,6 +197,35 @@ func TestFollowingEndsWhenTheTokenIsRevoked(t *testing.T) {
 	}
 }
 
+// Whoever has just pushed follows a rollout that does not exist yet.
+func TestFollowingWaitsForTheNextRollout(t *testing.T) {
+	f := newFake(t)
+	rolling(f)
+	next, last := f.rollouts[0], f.rollouts[0]
+	last.ID, last.Done = "hello-2", true
+	f.rollouts = []api.Rollout{last}
+	asked := 0
+	f.fault = func(http.ResponseWriter) bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if asked++; asked == 6 {
+			f.rollouts = []api.Rollout{next, last}
+		}
+		return false
+	}
+	r := deployctl(t, f, "show", "--follow", "hello-3")
+	if r.code != 0 || !strings.Contains(r.stdout, "every target serves 9c1d2e3") || !strings.Contains(r.stderr, "hello-3 has not begun; waiting for it\n") {
+		t.Errorf("exit %d: %s%s", r.code, r.stdout, r.stderr)
+	}
+	// One that is not next will not come about by waiting.
+	if r := deployctl(t, f, "show", "--follow", "hello-5"); r.code != 1 || !strings.Contains(r.stderr, "there is no rollout hello-5") {
+		t.Errorf("exit %d: %s", r.code, r.stderr)
+	}
+	if r := deployctl(t, f, "show", "--follow", "hello-4", "--timeout", "100ms"); r.code != 3 || !strings.Contains(r.stderr, "hello-4 has not begun after 100ms") {
+		t.Errorf("exit %d: %s", r.code, r.stderr)
+	}
+}
+
 // Ctrl-C must leave the rollout alone and tell how to come back.
 func TestDetach(t *testing.T) {
 	for _, tc := range []struct {

@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -72,7 +76,8 @@ func (c *cli) showCommand() *cobra.Command {
 		Use:   "show ROLLOUT|APP",
 		Short: "One rollout: its targets and its timeline",
 		Long: `Shows a rollout, or the newest one of an app. With --follow, shows its progress
-until it is over, and the exit code tells how it ended.`,
+until it is over, and the exit code tells how it ended. One that is the app's
+next is waited for: a push takes a moment to arrive.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeAppsAndLive,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -82,6 +87,9 @@ until it is over, and the exit code tells how it ended.`,
 				return err
 			}
 			r, err := findRollout(ctx, cl, args[0])
+			if err != nil && follow && isNext(ctx, cl, args[0]) {
+				r, err = c.awaitRollout(ctx, cl, args[0], f.timeout)
+			}
 			if err != nil {
 				return err
 			}
@@ -102,6 +110,45 @@ until it is over, and the exit code tells how it ended.`,
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "show progress until it is over")
 	f.addTimeout(cmd)
 	return cmd
+}
+
+// isNext tells whether the rollout will be the next one of its app.
+func isNext(ctx context.Context, cl *api.Client, id string) bool {
+	dash := strings.LastIndex(id, "-")
+	n, err := strconv.Atoi(id[dash+1:])
+	if dash < 1 || err != nil {
+		return false
+	}
+	if n == 1 {
+		st, err := cl.Status(ctx)
+		return err == nil && slices.ContainsFunc(st.Apps, func(a api.AppStatus) bool { return a.App == id[:dash] })
+	}
+	_, err = cl.Rollout(ctx, fmt.Sprintf("%s-%d", id[:dash], n-1))
+	return err == nil
+}
+
+// awaitRollout returns a rollout once there is one of the name.
+func (c *cli) awaitRollout(ctx context.Context, cl *api.Client, id string, timeout time.Duration) (api.Rollout, error) {
+	fmt.Fprintf(c.errOut(), "%s has not begun; waiting for it\n", id)
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	for {
+		r, err := cl.Rollout(ctx, id)
+		var refused *api.Error
+		if err == nil || (ctx.Err() == nil && (!errors.As(err, &refused) || refused.Kind != api.ErrorNotFound)) {
+			return r, err
+		}
+		if sleep(ctx, c.retryPause) {
+			continue
+		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return r, &codeError{exitNotThere, fmt.Sprintf("%s has not begun after %s", id, timeout)}
+		}
+		return r, &codeError{exitDetached, id + " has not begun; stopped waiting for it"}
+	}
 }
 
 func (c *cli) showOn(ctx context.Context, cl *api.Client, r api.Rollout, timeout time.Duration) error {
