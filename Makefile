@@ -60,6 +60,12 @@ end-to-end: build
 	go build -o $(BUILD)/table ./deploy/table
 	$(BUILD)/table
 
+# Every example's page, followed to the letter; ONLY=node for those of that name.
+.PHONY: examples
+examples:
+	@deploy/packages python3-venv $$(command -v npm >/dev/null || echo nodejs npm)
+	go test ./deploy/examples -count=1 -v -timeout 40m -all -run 'TestExamples/$(ONLY)'
+
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) $(TOOLS)/staticcheck-$(STATICCHECK_VERSION)
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi

@@ -21,9 +21,8 @@ import (
 // what a client would notice. It speaks over plain connections, because
 // net/http quietly sends some requests again when a connection breaks.
 type Load struct {
-	fleet *Fleet
-	pause time.Duration
-	wg    sync.WaitGroup
+	to Visited
+	wg sync.WaitGroup
 
 	mu       sync.Mutex
 	counts   map[string]*Count // by kind of request
@@ -105,24 +104,52 @@ func (r request) text() string {
 	return fmt.Sprintf("%s %s HTTP/1.1\r\nHost: demo\r\n%s\r\n%s", r.method, r.path, length, r.body)
 }
 
+// Visited is what clients send requests to.
+type Visited struct {
+	Address func() string             // of the balancer, now
+	Killed  func(address string) bool // whether what answered there was killed; nil means never
+	Loses   func(Class) bool          // whether such requests are known to be lost; nil means none are
+	Pause   time.Duration             // of each client after an answer
+}
+
 // Load starts clients of the app, of every kind, that go on until ctx ends. Each
 // pauses for a while after an answer.
 func (f *Fleet) Load(ctx context.Context, pause time.Duration) *Load {
-	l := &Load{fleet: f, pause: pause, counts: map[string]*Count{}, served: map[string]int{}}
-	for kind, w := range map[string]struct {
-		workers int
-		next    func(i int) request
-	}{
-		"keep-alive GET": {4, func(int) request { return request{"GET", "/", ""} }},
-		"slow GET":       {3, func(i int) request { return request{"GET", fmt.Sprintf("/slow?ms=%d", 100+(i%8)*150), ""} }},
-		"POST":           {2, func(i int) request { return request{"POST", "/echo", strings.Repeat("x", 1+(i*997)%20000)} }},
-	} {
-		l.counts[kind] = &Count{Documented: map[Class]int{}}
-		for range w.workers {
-			l.wg.Go(func() { l.work(ctx, kind, w.next) })
-		}
+	l := newLoad(Visited{Address: f.Address, Killed: f.Killed, Loses: f.Kind.Loses, Pause: pause})
+	l.start(ctx, "keep-alive GET", 4, func(int) request { return request{"GET", "/", ""} })
+	l.start(ctx, "slow GET", 3, func(i int) request { return request{"GET", fmt.Sprintf("/slow?ms=%d", 100+(i%8)*150), ""} })
+	l.start(ctx, "POST", 2, func(i int) request { return request{"POST", "/echo", strings.Repeat("x", 1+(i*997)%20000)} })
+	return l
+}
+
+// Visit starts three clients of each path, which is also the kind of their
+// requests, that go on until ctx ends.
+func Visit(ctx context.Context, to Visited, paths ...string) *Load {
+	l := newLoad(to)
+	for _, p := range paths {
+		l.start(ctx, p, 3, func(int) request { return request{"GET", p, ""} })
 	}
 	return l
+}
+
+func newLoad(to Visited) *Load {
+	if to.Killed == nil {
+		to.Killed = func(string) bool { return false }
+	}
+	if to.Loses == nil {
+		to.Loses = func(Class) bool { return false }
+	}
+	return &Load{to: to, counts: map[string]*Count{}, served: map[string]int{}}
+}
+
+// start starts clients that send requests of one kind.
+func (l *Load) start(ctx context.Context, kind string, clients int, next func(i int) request) {
+	l.mu.Lock()
+	l.counts[kind] = &Count{Documented: map[Class]int{}}
+	l.mu.Unlock()
+	for range clients {
+		l.wg.Go(func() { l.work(ctx, kind, next) })
+	}
 }
 
 // Wait returns when every client has had its last answer.
@@ -155,11 +182,11 @@ func (l *Load) work(ctx context.Context, kind string, next func(i int) request) 
 	defer func() { hangUp() }()
 	for i := 0; ctx.Err() == nil; i++ {
 		// A client looks whether its connection was closed before it uses it again.
-		if conn != nil && l.fleet.Kind.Loses(Reset) && gone(conn) {
+		if conn != nil && l.to.Loses(Reset) && gone(conn) {
 			hangUp()
 		}
 		f := Failure{Request: next(i).String(), Kept: conn != nil}
-		to := l.fleet.Address()
+		to := l.to.Address()
 		version := ""
 		if conn == nil {
 			conn, f.Err = dial(to)
@@ -175,7 +202,7 @@ func (l *Load) work(ctx context.Context, kind string, next func(i int) request) 
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(l.pause):
+		case <-time.After(l.to.Pause):
 		}
 	}
 }
@@ -185,14 +212,14 @@ func (l *Load) class(f Failure, to string) Class {
 	c := Class("")
 	switch {
 	case f.Err == nil:
-	case l.fleet.Killed(to):
+	case l.to.Killed(to):
 		c = Cut
 	case errors.Is(f.Err, errReset) && f.Kept:
 		c = Reset
 	case errors.Is(f.Err, errReset):
 		c = NewReset
 	}
-	if !l.fleet.Kind.Loses(c) {
+	if !l.to.Loses(c) {
 		return ""
 	}
 	return c

@@ -1,0 +1,3 @@
+module github.com/me/tally
+
+go 1.22

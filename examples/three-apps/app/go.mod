@@ -1,0 +1,3 @@
+module github.com/me/store
+
+go 1.22
