@@ -22,7 +22,7 @@ const (
 
 func (l *loader) readApp(name string, v value) {
 	o, ok := v.object("repo, branch, nodes, unit, health and balancer", "repo", "branch", "nodes", "instances", "order", "build", "unit", "run", "env_run", "run_memory", "restart", "health",
-		"balancer", "env", "secrets", "build_limits", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
+		"balancer", "backends", "env", "secrets", "build_limits", "build_timeout", "restart_timeout", "soak", "canary", "target_timeout", "progress_timeout",
 		"prepare_timeout", "retries", "retry_backoff", "auto_rollback", "keep_releases", "force_push", "max_unavailable",
 		"build_on", "build_skew", "artifact", "release_command", "release_command_timeout", "hooks", "shared", "recipe", "source")
 	if !ok {
@@ -90,6 +90,9 @@ func (l *loader) readApp(name string, v value) {
 	}
 	if v, ok := o.need("balancer", writeBalancer); ok {
 		l.readAppBalancer(a, v)
+	}
+	if v, ok := o.get("backends"); ok {
+		a.readBackends(v)
 	}
 	l.checkInstances(a, o)
 	a.MaxUnavailable = o.share("max_unavailable")

@@ -200,6 +200,7 @@ func (w *writer) app(a *App) {
 	w.health(a.Health)
 	if a.Balancer != nil {
 		w.put("balancer", plain(a.Balancer.Name))
+		w.given("backends", a.Backends)
 	} else {
 		w.put("balancer", "none")
 		w.put("max_unavailable", plainShare(a.MaxUnavailable))

@@ -191,6 +191,9 @@ type App struct {
 	// "{instance}" stand in it as they were written.
 	Health   api.HealthCheck
 	Balancer *Balancer // nil for "balancer: none"
+	// Backends are those of its HAProxy's backends that send work to the app; nil is
+	// all of them.
+	Backends []string
 
 	BuildTimeout    time.Duration
 	RestartTimeout  time.Duration

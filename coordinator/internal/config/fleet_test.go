@@ -281,3 +281,20 @@ func TestGates(t *testing.T) {
 		t.Errorf("%d gates, want those of all instances: %v", n, spec.Balancer.Gate.Peers)
 	}
 }
+
+// Apps that share an HAProxy have backends of their own, and are one pool.
+func TestBackendsOfAnApp(t *testing.T) {
+	edge := &Balancer{Name: "edge", Type: "haproxy", HAProxy: &HAProxy{Backends: []string{"shop", "api"}}}
+	f := &Fleet{Balancers: []*Balancer{edge}, Apps: []*App{
+		{Name: "shop", Balancer: edge, Backends: []string{"shop"}, MaxUnavailable: Share{Count: 1}},
+		{Name: "both", Balancer: edge, MaxUnavailable: Share{Count: 1}},
+	}}
+	for app, want := range map[string][]string{"shop": {"shop"}, "both": {"shop", "api"}} {
+		if got := f.App(app).Spec(&Node{Address: "10.0.0.11"}).Balancer.Backends; !slices.Equal(got, want) {
+			t.Errorf("%s is drained in %v, want %v", app, got, want)
+		}
+	}
+	if pools := f.Pools(); len(pools) != 1 {
+		t.Errorf("the apps are %d pools", len(pools))
+	}
+}

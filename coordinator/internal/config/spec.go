@@ -35,6 +35,9 @@ func (a *App) Spec(n *Node) api.Spec {
 	s.Health.TCP = withAddress(s.Health.TCP, n.Address)
 	if b := a.Balancer; b != nil {
 		s.Balancer = b.spec()
+		if a.Backends != nil {
+			s.Balancer.Backends = a.Backends
+		}
 		if b.Gate != nil {
 			s.Balancer.Gate = b.Gate.spec(a)
 		}
