@@ -65,7 +65,7 @@ type example struct {
 	nodes   int                        // servers; with one, it is the coordinator's machine, too
 	repos   []string                   // names at GitHub
 	needs   []string                   // programs
-	goApp   string                     // that is written in Go
+	goApps  []string                   // that are written in Go
 	visits  map[string]answer          // by path
 	loses   []fleet.Class              // what its balancer is known to lose
 	without func(t *testing.T, l *lab) // skips, or does otherwise, where something else is missing
@@ -75,10 +75,10 @@ type example struct {
 type answer struct{ first, second string }
 
 var examples = []example{
-	{name: "go-service", cheap: true, nodes: 2, repos: []string{"greeter"}, goApp: "greeter", visits: map[string]answer{"/gopher": {"Hello, gopher", "Good day, gopher"}}},
-	{name: "five-instances", cheap: true, nodes: 1, repos: []string{"tally"}, goApp: "tally", visits: map[string]answer{"/": {"visits, says", "calls, says"}},
+	{name: "go-service", cheap: true, nodes: 2, repos: []string{"greeter"}, goApps: []string{"greeter"}, visits: map[string]answer{"/gopher": {"Hello, gopher", "Good day, gopher"}}},
+	{name: "five-instances", cheap: true, nodes: 1, repos: []string{"tally"}, goApps: []string{"tally"}, visits: map[string]answer{"/": {"visits, says", "calls, says"}},
 		loses: []fleet.Class{fleet.Reset}},
-	{name: "three-apps", nodes: 2, repos: []string{"store"}, goApp: "shop", visits: map[string]answer{
+	{name: "three-apps", nodes: 2, repos: []string{"store"}, goApps: []string{"shop", "api", "admin"}, visits: map[string]answer{
 		"/": {"Everything for the garden", "Everything for the balcony"}, "/api": {`{"stock": 12}`, `{"stock": 12}`}, "/admin": {"Staff only", "Staff only"}}},
 	{name: "static-site", nodes: 2, repos: []string{"handbook"}, needs: []string{"npm"}, visits: map[string]answer{"/": {">Everything that", "Nearly everything that"}},
 		without: needsRegistry("registry.npmjs.org")},
@@ -174,7 +174,7 @@ func (l *lab) start(t *testing.T, e example) {
 		hosts = []string{"web1"}
 	}
 	for i, name := range hosts {
-		m := newMachine(t, name, fmt.Sprintf("%s.1%d", l.network, i), filepath.Join(dir, name), e.goApp)
+		m := newMachine(t, name, fmt.Sprintf("%s.1%d", l.network, i), filepath.Join(dir, name), e.goApps)
 		if i == 0 {
 			l.coordinator = m
 		}

@@ -32,25 +32,25 @@ type machine struct {
 const machineDir = "EXAMPLES_MACHINE_DIR"
 
 // These tell it where the go program keeps what it has compiled, and for which
-// app that is to be shared.
+// apps that is to be shared.
 const (
 	goCache = "EXAMPLES_GO_CACHE"
-	goApp   = "EXAMPLES_GO_APP"
+	goApps  = "EXAMPLES_GO_APPS"
 )
 
 // held is what that process says of its machine.
 type held struct{ RuntimeDir, UnitPath, Error string }
 
-// newMachine starts a machine that ends with the test. An app that is written in
-// Go, if it has one, is named.
-func newMachine(t *testing.T, name, address, dir, app string) *machine {
+// newMachine starts a machine that ends with the test. Of its apps those that are
+// written in Go are named.
+func newMachine(t *testing.T, name, address, dir string, apps []string) *machine {
 	t.Helper()
 	m := &machine{name: name, address: address, home: filepath.Join(dir, "home")}
 	if err := os.MkdirAll(m.home, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	c := exec.Command("/proc/self/exe", name)
-	c.Env = append(os.Environ(), machineDir+"="+dir, goCache+"="+compiled(t), goApp+"="+app)
+	c.Env = append(os.Environ(), machineDir+"="+dir, goCache+"="+compiled(t), goApps+"="+strings.Join(apps, " "))
 	c.Stderr = os.Stderr
 	c.SysProcAttr = &syscall.SysProcAttr{
 		Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS,
@@ -149,7 +149,7 @@ func setUp(name, dir string) (*systemdtest.Manager, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := shareGoCache(os.Getenv(goCache), os.Getenv(goApp)); err != nil {
+	if err := shareGoCache(os.Getenv(goCache), strings.Fields(os.Getenv(goApps))); err != nil {
 		return nil, err
 	}
 	m, err := systemdtest.Start(ctx, "/run/manager") // not in /tmp, of which units have one of their own
@@ -161,17 +161,19 @@ func setUp(name, dir string) (*systemdtest.Manager, error) {
 	return m, errors.Join(err, adapt(m), syscall.Mount(m.UnitDir, "/etc/systemd/system", "", syscall.MS_BIND, ""))
 }
 
-// shareGoCache puts what the go program of this machine has compiled where builds of the app
-// look for it: each would compile the standard library again.
-func shareGoCache(cache, app string) error {
-	if app == "" {
-		return nil
+// shareGoCache puts what the go program of this machine has compiled where builds
+// of the apps look for it: each would compile the standard library again.
+func shareGoCache(cache string, apps []string) error {
+	for _, app := range apps {
+		at := filepath.Join("/var/lib/lockstep/agent/cache", app, "go-build")
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			return err
+		}
+		if err := syscall.Mount(cache, at, "", syscall.MS_BIND, ""); err != nil {
+			return err
+		}
 	}
-	at := filepath.Join("/var/lib/lockstep/agent/cache", app, "go-build")
-	if err := os.MkdirAll(at, 0o755); err != nil {
-		return err
-	}
-	return syscall.Mount(cache, at, "", syscall.MS_BIND, "")
+	return nil
 }
 
 // adapt makes room for units that are written for a system's manager, in which

@@ -48,6 +48,7 @@ var (
 	address = regexp.MustCompile(`\b10\.0\.0\.(1\d)\b`)
 	listens = regexp.MustCompile(`(?m)(LISTEN=|bind |listen ):?(\d{2,5})($|[;\s])`)
 	soak    = regexp.MustCompile(`soak: \d+s`)
+	checks  = regexp.MustCompile(`health: \{http: ("[^"]*")\}`)
 	added   = map[string]string{"agent.yaml": "systemd: user\n"}
 )
 
@@ -63,6 +64,7 @@ func (l *lab) translate(m *machine, name, text string) string {
 		text = strings.ReplaceAll(text, "127.0.0.1", m.address)
 	}
 	text = address.ReplaceAllString(text, l.network+".${1}")
+	text = checks.ReplaceAllString(text, "health: {http: ${1}, interval: 200ms}")
 	return soak.ReplaceAllString(text, "soak: 1s") + added[name]
 }
 
