@@ -33,6 +33,7 @@ type several struct {
 	client *api.Client
 	coord  *exec.Cmd
 	addr   string
+	cache  string // of the go program
 }
 
 func freePorts(t *testing.T, n int) []string {
@@ -54,6 +55,7 @@ func newSeveral(t *testing.T) *several {
 	t.Helper()
 	manager := systemdtest.New(t)
 	s := &several{t: t, dir: t.TempDir(), ports: freePorts(t, 5), addr: "127.0.0.1:" + freePorts(t, 1)[0]}
+	s.cache = strings.TrimSpace(run(t, exec.Command("go", "env", "GOCACHE")))
 	var servers []haproxytest.Server
 	for _, p := range s.ports {
 		servers = append(servers, haproxytest.Server{Name: "web1-" + p, Address: "127.0.0.1:" + p, Options: "check inter 100ms rise 2 fall 2"})
@@ -138,11 +140,12 @@ apps:
     nodes: [web1]
     instances: [%[5]s]
     build: ["go build -o bin/hello ."]
+    env: {GOCACHE: "%[6]s"} # a cache of its own would begin empty
     unit: hello@.service
     health: {http: "http://127.0.0.1:{instance}/healthz", interval: 100ms, deadline: 5s}
     balancer: edge
     soak: 200ms
-`, s.addr, s.lb.Endpoint(), maxUnavailable, s.path("hello"), strings.Join(instances, ", ")))
+`, s.addr, s.lb.Endpoint(), maxUnavailable, s.path("hello"), strings.Join(instances, ", "), s.cache))
 	s.coord = s.daemon(nil, "deploy-coordinator", "--config", s.path("fleet.yaml"))
 	s.await("the coordinator knows the node", func(st api.AppStatus) bool {
 		for _, t := range st.Targets {
