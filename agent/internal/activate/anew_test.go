@@ -31,11 +31,12 @@ func unitStories() map[string]expectation {
 		return s
 	}
 	return map[string]expectation{
-		"a reload":                {s: reload(app{Boot: 300 * time.Millisecond}), ok: true, reloads: 1},
-		"a reload of a sick app":  {s: reload(app{Sick: true}), reverted: true, reason: api.ReasonUnhealthy, reloads: 2},
-		"a reload of the wrong":   {s: reload(app{Stuck: true}), reverted: true, reason: api.ReasonWrongRelease, reloads: 2, text: "after its reload"},
-		"a reload that fails":     {s: reload(app{NoLoad: true}), reverted: true, reason: api.ReasonStartFailed, reloads: 1, text: "ExecReload failed"},
-		"a unit without a reload": {s: change(reload(app{}), func(s *scenario) { s.NoReload = true }), reverted: true, reason: api.ReasonNoReload},
+		"a reload":                     {s: reload(app{Boot: 300 * time.Millisecond}), ok: true, reloads: 1},
+		"a reload that takes its time": {s: reload(app{}), ok: true, reloads: 1}, // healthy before its workers are there
+		"a reload of a sick app":       {s: reload(app{Sick: true}), reverted: true, reason: api.ReasonUnhealthy, reloads: 2},
+		"a reload of the wrong":        {s: reload(app{Stuck: true}), reverted: true, reason: api.ReasonWrongRelease, reloads: 2, text: "after its reload"},
+		"a reload that fails":          {s: reload(app{NoLoad: true}), reverted: true, reason: api.ReasonStartFailed, reloads: 1, text: "ExecReload failed"},
+		"a unit without a reload":      {s: change(reload(app{}), func(s *scenario) { s.NoReload = true }), reverted: true, reason: api.ReasonNoReload},
 		"a way back whose reload fails": {
 			s:        change(reload(app{Sick: true}), func(s *scenario) { s.Apps[fallback] = app{NoLoad: true} }),
 			reverted: true, reason: api.ReasonUnhealthy, reloads: 1, restarts: 1},

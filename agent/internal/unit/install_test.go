@@ -26,7 +26,7 @@ func TestInstall(t *testing.T) {
 	}
 	host := api.Host{Apps: apps, Scope: "user"}
 	run := api.Run{
-		Command: "printf '<%s>' \"a b\" '$HOME' \"$MODE\" 50% '%h' '\\' {instance} $FROM_FILE > out\nmv out said\nexec sleep 1000",
+		Command: "printf '<%s>' \"a b\" '${HOME}' \"$MODE\" 50% '%h' '\\' {instance} $FROM_FILE > out\nmv out said\nexec sleep 1000",
 		Env:     map[string]string{"MODE": `50% "off" $HOME \o/ 'x' {instance}`},
 	}
 	const file, unit = "lockstep-hello@.service", "lockstep-hello@80-a.service"
@@ -51,7 +51,7 @@ func TestInstall(t *testing.T) {
 	}
 	eventually(t, "it has said what it was given", func() bool { _, err := os.Stat(current + "/said"); return err == nil })
 	b, err := os.ReadFile(current + "/said")
-	want := `<a b><$HOME><50% "off" $HOME \o/ 'x' 80-a><50%><%h><\><80-a><yes>`
+	want := `<a b><${HOME}><50% "off" $HOME \o/ 'x' 80-a><50%><%h><\><80-a><yes>`
 	if err != nil || string(b) != want {
 		t.Errorf("it was given\n%s, want\n%s (%v)", b, want, err)
 	}
