@@ -188,13 +188,15 @@ func adapt(m *systemdtest.Manager) error {
 			return err
 		}
 	}
-	// What ProtectHome and ProtectKernelTunables cover a path with is not there either.
-	every := "StandardOutput=append:/var/log/units/%n.log\nStandardError=inherit\nProtectHome=no\nProtectKernelTunables=no\n"
+	// What these cover a path with is not there either.
+	every := "StandardOutput=append:/var/log/units/%n.log\nStandardError=inherit\nProtectHome=no\nProtectKernelTunables=no\nProtectKernelLogs=no\n"
 	for u, more := range map[string]string{
 		"service":                    every,
 		"deploy-coordinator.service": "PrivateTmp=no\nProtectSystem=no\n",
-		"haproxy.service":            "BindReadOnlyPaths=\n",
-		"caddy.service":              "PrivateTmp=no\nProtectSystem=no\nUser=\nGroup=\n",
+		// Its StateDirectory is elsewhere, and this one not made writable by that.
+		"deploy-agent.service": "ReadWritePaths=/var/lib/lockstep\n",
+		"haproxy.service":      "BindReadOnlyPaths=\n",
+		"caddy.service":        "PrivateTmp=no\nProtectSystem=no\nUser=\nGroup=\n",
 	} {
 		if err := os.MkdirAll(filepath.Join(m.UnitDir, u+".d"), 0o755); err != nil {
 			return err
