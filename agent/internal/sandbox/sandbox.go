@@ -284,7 +284,7 @@ func (j Job) follow(ctx context.Context, r running, out io.Writer) error {
 	stopped, left := j.await(ctx, r, p)
 	if left {
 		_ = rd.SetReadDeadline(time.Now())
-		<-copied // what is not written now, the next agent writes
+		_ = <-copied // what is not written now, the next agent writes
 		return j.cancelled(ctx, nil)
 	}
 	end, err := r.finish()

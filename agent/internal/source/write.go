@@ -126,10 +126,8 @@ func (w *writer) file(ctx context.Context, f file) error {
 }
 
 func (w *writer) fromLFS(ctx context.Context, f file, p pointer, to io.Writer) error {
-	err := error(nil)
-	if f.module {
-		err = fmt.Errorf("%w: it is one of a submodule; download it in a build command", errNoLFS)
-	} else {
+	err := fmt.Errorf("%w: it is one of a submodule; download it in a build command", errNoLFS)
+	if !f.module {
 		err = w.large.write(ctx, p, to)
 	}
 	if errors.Is(err, errNoLFS) {
