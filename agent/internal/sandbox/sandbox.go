@@ -284,7 +284,9 @@ func (j Job) follow(ctx context.Context, r running, out io.Writer) error {
 	stopped, left := j.await(ctx, r, p)
 	if left {
 		_ = rd.SetReadDeadline(time.Now())
-		_ = <-copied // what is not written now, the next agent writes
+		if err := <-copied; err != nil { // what is not written now, the next agent writes
+			return errors.Join(j.cancelled(ctx, nil), err)
+		}
 		return j.cancelled(ctx, nil)
 	}
 	end, err := r.finish()
