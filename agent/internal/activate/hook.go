@@ -54,11 +54,11 @@ func (a *activation) hook() error {
 	ctx, cancel := context.WithCancelCause(a.Work)
 	defer cancel(nil)
 	defer context.AfterFunc(a.Stop, func() { cancel(ErrStopped) })()
-	over := make(chan struct{})
+	over, revoked := make(chan struct{}), a.revokedNow()
 	defer close(over)
 	go func() {
 		select {
-		case <-a.revokedNow():
+		case <-revoked:
 			cancel(errRevoked)
 		case <-over:
 		}
