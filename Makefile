@@ -49,12 +49,10 @@ table: packages build
 	go build -o $(BUILD)/table ./deploy/table
 	$(BUILD)/table $(if $(ONLY),-only $(ONLY))
 
-# The demonstration: as it is, and with a daemon killed in mid-rollout. Then
-# every balancer.
+# The demonstration with a daemon killed in mid-rollout, and every balancer.
 .PHONY: end-to-end
 end-to-end: build
 	go build -o $(BUILD)/demo ./deploy/demo
-	$(BUILD)/demo
 	$(BUILD)/demo -kill coordinator
 	$(BUILD)/demo -kill agent
 	go build -o $(BUILD)/table ./deploy/table
