@@ -117,7 +117,9 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 // belongs to the agent until Run returns.
 func New(c Config, d Deps) (*Agent, error) {
 	if d.Balancer == nil {
-		d.Balancer = NewBalancer
+		d.Balancer = func(b api.Balancer, node, server string) (lbclient.Provider, error) {
+			return NewBalancer(b, node, server, c.BalancerToken)
+		}
 	}
 	if d.Sandbox == nil {
 		d.Sandbox = sandbox.New(sandbox.Config{Dir: filepath.Join(c.State, "jobs")})

@@ -15,6 +15,7 @@ import (
 )
 
 func TestEveryTypeThatAgentsSpeakToIsKnown(t *testing.T) {
+	tokens := func(string) (string, error) { return "secret", nil }
 	for name, c := range map[string]struct {
 		b      api.Balancer
 		server string
@@ -26,11 +27,13 @@ func TestEveryTypeThatAgentsSpeakToIsKnown(t *testing.T) {
 		"exec":             {api.Balancer{Type: "exec", Exec: &api.Exec{Command: []string{"/bin/true"}}}, "web1", ""},
 		"nginx, malformed": {api.Balancer{Type: "nginx", Nginx: &api.Nginx{File: "upstreams.conf"}}, "10.0.0.11:8080", lbclient.ClassInvalid},
 		"nginx, untold":    {api.Balancer{Type: "nginx"}, "10.0.0.11:8080", lbclient.ClassUnsupported},
-		"a cloud's":        {api.Balancer{Type: "hetzner"}, "web1", lbclient.ClassUnsupported},
+		"hetzner":          {api.Balancer{Type: "hetzner", Cloud: &api.Cloud{LoadBalancer: "front", Mode: "remove"}}, "web1", ""},
+		"digitalocean":     {api.Balancer{Type: "digitalocean", Cloud: &api.Cloud{LoadBalancer: "4de7ac8b-495b-4884-9a69-1050c6793cd6", Mode: "remove", Settle: api.Duration(time.Second)}}, "web1", ""},
+		"a cloud, untold":  {api.Balancer{Type: "hetzner"}, "web1", lbclient.ClassUnsupported},
 		"of the future":    {api.Balancer{Type: "quantum"}, "web1", lbclient.ClassUnsupported},
 	} {
 		c.b.Name = "edge"
-		lb, err := NewBalancer(c.b, "web1", c.server)
+		lb, err := NewBalancer(c.b, "web1", c.server, tokens)
 		var e *lbclient.Error
 		switch {
 		case c.class == "" && err != nil:
@@ -151,5 +154,14 @@ func TestTheQuietWindowIsConfigured(t *testing.T) {
 		if st, err := lb.DrainStatus(t.Context(), lbclient.Restore{}); err != nil || st.Stage != want && st.Stage != lbclient.DrainIdle {
 			t.Errorf("got %+v, %v, want %s", st, err, want)
 		}
+	}
+}
+
+// Without a token of its own the agent says where to write it.
+func TestACloudNeedsAToken(t *testing.T) {
+	b := api.Balancer{Name: "front", Type: "hetzner", Cloud: &api.Cloud{LoadBalancer: "front", Mode: "remove"}}
+	_, err := NewBalancer(b, "web1", "web1", Config{}.BalancerToken)
+	if lbclient.ClassOf(err) != lbclient.ClassDenied || !strings.Contains(err.Error(), "balancers: {front: {token: {file:") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -49,7 +49,12 @@ func (crowd) Close() error { return nil }
 func TestBalancerIsReported(t *testing.T) {
 	t.Parallel()
 	s := newSmall(t)
-	s.deps.Balancer = func(b api.Balancer, _, _ string) (lbclient.Provider, error) { return crowd{name: b.Name}, nil }
+	s.deps.Balancer = func(b api.Balancer, node, _ string) (lbclient.Provider, error) {
+		if node != s.cfg.Name {
+			t.Errorf("the balancer is used for node %q", node)
+		}
+		return crowd{name: b.Name}, nil
+	}
 	use := func(b *api.Balancer) {
 		s.c.set(hello, func(a *api.Assignment) { a.Spec.Balancer = b })
 	}

@@ -491,6 +491,7 @@ type Balancer struct {
 	Nginx *Nginx `json:"nginx,omitempty"`
 	Caddy *Caddy `json:"caddy,omitempty"`
 	Exec  *Exec  `json:"exec,omitempty"`
+	Cloud *Cloud `json:"cloud,omitempty"`
 	// Gate is the gate that the node keeps for the target, where the balancer
 	// checks one. Whoever speaks to the balancer, the gate is the agent's.
 	Gate *Gate `json:"gate,omitempty"`
@@ -547,6 +548,17 @@ type Gate struct {
 	// Peers are the URLs at which the gates of all members show their status, by
 	// the members' names; empty where somebody else counts who serves.
 	Peers map[string]string `json:"peers,omitempty"`
+}
+
+// Cloud is a load balancer of Hetzner or DigitalOcean for agents that have a token
+// of their own.
+type Cloud struct {
+	LoadBalancer string            `json:"load_balancer"`      // name or id
+	Endpoint     string            `json:"endpoint,omitempty"` // of the API; "" is the cloud's own
+	Mode         string            `json:"mode"`               // "remove" or "gate"
+	IPs          map[string]string `json:"ips,omitempty"`      // of targets that are addresses at Hetzner, by name
+	Droplets     map[string]int    `json:"droplets,omitempty"` // at DigitalOcean, by name, where that differs
+	Settle       Duration          `json:"settle,omitempty"`   // after a droplet has left DigitalOcean's list
 }
 
 // LogChunk is a piece of the output of one step. Chunks of one stream (node,

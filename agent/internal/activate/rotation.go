@@ -338,7 +338,8 @@ func (a *activation) takeSnapshot() error {
 func samePlace(a, b api.Balancer) bool {
 	return a.Name == b.Name && a.Type == b.Type && (a.Gate == nil) == (b.Gate == nil) &&
 		reflect.DeepEqual(a.Endpoints, b.Endpoints) && reflect.DeepEqual(a.Backends, b.Backends) &&
-		reflect.DeepEqual(nginxPlace(a.Nginx), nginxPlace(b.Nginx)) && reflect.DeepEqual(caddyPlace(a.Caddy), caddyPlace(b.Caddy))
+		reflect.DeepEqual(nginxPlace(a.Nginx), nginxPlace(b.Nginx)) && reflect.DeepEqual(caddyPlace(a.Caddy), caddyPlace(b.Caddy)) &&
+		cloudPlace(a.Cloud) == cloudPlace(b.Cloud)
 }
 
 // nginxPlace leaves out how it is reloaded, which may be mended meanwhile.
@@ -354,6 +355,13 @@ func caddyPlace(c *api.Caddy) api.Caddy {
 		return api.Caddy{}
 	}
 	return api.Caddy{Endpoint: c.Endpoint, Handlers: c.Handlers}
+}
+
+func cloudPlace(c *api.Cloud) [3]string {
+	if c == nil {
+		return [3]string{}
+	}
+	return [3]string{c.LoadBalancer, c.Endpoint, c.Mode}
 }
 
 // heldNow returns what a later turn needs to put the target back, if this one

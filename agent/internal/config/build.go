@@ -2,9 +2,7 @@ package config
 
 import (
 	"fmt"
-	"os"
 	"regexp"
-	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -73,20 +71,5 @@ func (c Config) Secret(name string) (string, error) {
 	if file == "" {
 		return "", fmt.Errorf("cannot give the build its secret %s: agent.yaml has none of this name; write secrets: {%s: {file: /etc/lockstep/…}} there and restart deploy-agent", name, name)
 	}
-	info, err := os.Stat(file)
-	if err != nil {
-		return "", fmt.Errorf("cannot read secret %s: %w", name, err)
-	}
-	if mode := info.Mode().Perm(); mode&0o027 != 0 {
-		return "", fmt.Errorf("cannot use secret %s: others may read or change %s (mode %04o); run: chmod 0640 %s", name, file, mode, file)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return "", fmt.Errorf("cannot read secret %s: %w", name, err)
-	}
-	s := strings.TrimRight(string(b), "\r\n")
-	if s == "" || strings.Contains(s, "\x00") {
-		return "", fmt.Errorf("cannot use secret %s: %s is empty, or holds a zero byte", name, file)
-	}
-	return s, nil
+	return read("secret "+name, file)
 }

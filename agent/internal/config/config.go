@@ -43,6 +43,9 @@ type Config struct {
 	BuildUser string
 	// Secrets are the files of what builds may ask for, by the variable's name.
 	Secrets map[string]string
+	// BalancerTokens are the files of the tokens for clouds that this agent speaks
+	// to itself, by the balancer's name.
+	BalancerTokens map[string]string
 }
 
 // What a file that leaves a key out gets.
@@ -154,7 +157,8 @@ func Parse(file string, b []byte) (Config, error) {
 				"user": func(n ast.Node) { c.BuildUser = r.user(n) },
 			})
 		},
-		"secrets": func(n ast.Node) { c.Secrets = r.secrets(n) },
+		"secrets":   func(n ast.Node) { c.Secrets = r.secrets(n) },
+		"balancers": func(n ast.Node) { c.BalancerTokens = r.balancers(n) },
 	})
 	if runUser != nil && c.Systemd == "user" {
 		r.fail(runUser, "run_user", "the units of a user's systemd run as that user; leave it out")

@@ -1,8 +1,13 @@
 package broker_test
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
@@ -31,6 +36,12 @@ func TestContract(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+			// Until each of its threads has stopped, one may still answer.
+			for deadline := time.Now().Add(30 * time.Second); !stopped(t, pid); time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("HAProxy does not stop")
+				}
+			}
 		},
 		Readmit: func(_ *testing.T, w lbtest.World, target string) {
 			w.(*world).command("set server web/" + target + " state ready")
@@ -49,4 +60,19 @@ func TestContract(t *testing.T) {
 			"changes ignored": "the product's own, which the haproxy package tests",
 		},
 	})
+}
+
+func stopped(t *testing.T, pid int) bool {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(tasks) == 0 {
+		t.Fatalf("cannot see the threads of process %d: %v", pid, err)
+	}
+	for _, task := range tasks {
+		b, err := os.ReadFile(task)
+		if err != nil || !strings.Contains(string(b), ") T ") {
+			return false
+		}
+	}
+	return true
 }

@@ -52,12 +52,8 @@ func (l *loader) readBalancer(name string, v value) {
 	if v, ok := o.get("via"); ok {
 		both := []string{string(ViaAgent), string(ViaCoordinator)}
 		if s, ok := v.word(both...); ok {
-			switch b.Via = Via(s); {
-			case slices.Contains(t.vias, b.Via):
-			case b.Via == ViaCoordinator:
+			if b.Via = Via(s); !slices.Contains(t.vias, b.Via) {
 				v.fail("the gates are on the nodes, where only their agents can close them; write agent, or leave it out")
-			default:
-				v.fail("only the coordinator has its token, so that no node can change it; write coordinator, or leave it out")
 			}
 		}
 	}

@@ -37,11 +37,11 @@ func init() {
 			server: "what the balancer calls it", fits: isDialled, read: (*loader).readGate,
 		},
 		"hetzner": {
-			keys: append([]string{"load_balancer", "token", "endpoint", "mode", "ips", "servers"}, gateKeys...), vias: []Via{ViaCoordinator},
+			keys: append([]string{"load_balancer", "token", "endpoint", "mode", "ips", "servers"}, gateKeys...), vias: []Via{ViaCoordinator, ViaAgent},
 			server: "the name of its server at Hetzner", fits: isWord, read: (*loader).readHetzner,
 		},
 		"digitalocean": {
-			keys: append([]string{"load_balancer", "token", "endpoint", "mode", "droplets", "settle"}, gateKeys...), vias: []Via{ViaCoordinator},
+			keys: append([]string{"load_balancer", "token", "endpoint", "mode", "droplets", "settle"}, gateKeys...), vias: []Via{ViaCoordinator, ViaAgent},
 			read: (*loader).readDigitalOcean,
 		},
 	}
@@ -154,7 +154,7 @@ func (l *loader) readHetzner(b *Balancer, o object) {
 			v.fail("expected the name or the id of a load balancer at Hetzner, got %s", quoted(h.LoadBalancer))
 		}
 	}
-	h.Token, h.Endpoint = o.cloud("/etc/lockstep/hetzner-token", false)
+	h.Token, h.Endpoint = o.cloud(b, "/etc/lockstep/hetzner-token", false)
 	h.Mode = o.cloudMode(b)
 	v, ok := o.get("ips")
 	if !ok {
@@ -190,7 +190,7 @@ func (l *loader) readDigitalOcean(b *Balancer, o object) {
 			v.fail("expected the id of a load balancer at DigitalOcean, got %s; write %s", quoted(d.LoadBalancer), id)
 		}
 	}
-	d.Token, d.Endpoint = o.cloud("/etc/lockstep/digitalocean-token", true)
+	d.Token, d.Endpoint = o.cloud(b, "/etc/lockstep/digitalocean-token", true)
 	d.Mode = o.cloudMode(b)
 	d.Settle = o.duration("settle", 15*second, second, 10*minute)
 	v, ok := o.get("droplets")
@@ -211,9 +211,14 @@ func (l *loader) readDigitalOcean(b *Balancer, o object) {
 	})
 }
 
-// cloud reads what the clouds have in common.
-func (o object) cloud(file string, bare bool) (token Secret, endpoint string) {
-	if v, ok := o.need("token", "{file: "+file+"}"); ok {
+// cloud reads what the clouds have in common. The token is with whoever speaks to
+// the cloud.
+func (o object) cloud(b *Balancer, file string, bare bool) (token Secret, endpoint string) {
+	if b.Via == ViaAgent {
+		if v, ok := o.get("token"); ok {
+			v.fail("with via: agent each node needs the token, in agent.yaml: balancers: {%s: {token: {file: %s}}}; leave it out here", b.Name, file)
+		}
+	} else if v, ok := o.need("token", "{file: "+file+"}"); ok {
 		token, _ = v.secret()
 	}
 	if v, ok := o.get("endpoint"); ok {

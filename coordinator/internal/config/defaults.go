@@ -116,13 +116,13 @@ func (w *writer) ofType(b *Balancer) {
 	case b.Exec != nil:
 		w.put("command", list(b.Exec.Command, plain))
 	case b.Hetzner != nil:
-		w.cloud(b.Hetzner.LoadBalancer, b.Hetzner.Token, b.Hetzner.Endpoint, b.Hetzner.Mode)
+		w.cloud(b.Via, b.Hetzner.LoadBalancer, b.Hetzner.Token, b.Hetzner.Endpoint, b.Hetzner.Mode)
 		if len(b.Hetzner.IPs) > 0 {
 			w.put("ips", mapping(b.Hetzner.IPs))
 		}
 	case b.DigitalOcean != nil:
 		d := b.DigitalOcean
-		w.cloud(d.LoadBalancer, d.Token, d.Endpoint, d.Mode)
+		w.cloud(b.Via, d.LoadBalancer, d.Token, d.Endpoint, d.Mode)
 		if len(d.Droplets) > 0 {
 			var all []string
 			for _, n := range slices.Sorted(maps.Keys(d.Droplets)) {
@@ -134,9 +134,11 @@ func (w *writer) ofType(b *Balancer) {
 	}
 }
 
-func (w *writer) cloud(loadBalancer string, token Secret, endpoint, mode string) {
+func (w *writer) cloud(via Via, loadBalancer string, token Secret, endpoint, mode string) {
 	w.put("load_balancer", plain(loadBalancer))
-	w.put("token", token.written())
+	if via == ViaCoordinator {
+		w.put("token", token.written())
+	}
 	if endpoint != "" {
 		w.put("endpoint", plain(endpoint))
 	}

@@ -76,6 +76,20 @@ func (b *Balancer) spec() *api.Balancer {
 	case b.Exec != nil:
 		e := api.Exec(*b.Exec)
 		s.Exec = &e
+	case b.Hetzner != nil:
+		h := b.Hetzner
+		s.Cloud = &api.Cloud{LoadBalancer: h.LoadBalancer, Endpoint: h.Endpoint, Mode: h.Mode}
+		for node, ip := range h.IPs {
+			if s.Cloud.IPs == nil {
+				s.Cloud.IPs = map[string]string{}
+			}
+			s.Cloud.IPs[b.Server(Place{Node: node})] = ip
+		}
+	case b.DigitalOcean != nil:
+		d := b.DigitalOcean
+		s.Cloud = &api.Cloud{
+			LoadBalancer: d.LoadBalancer, Endpoint: d.Endpoint, Mode: d.Mode, Droplets: d.Droplets, Settle: api.Duration(d.Settle),
+		}
 	}
 	return s
 }

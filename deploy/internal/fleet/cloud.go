@@ -100,7 +100,11 @@ func (f *Fleet) hetzner(by membership) (out *front, err error) {
 	if err := f.write("cloud-token", cloudToken); err != nil {
 		return nil, err
 	}
-	yaml := fmt.Sprintf("{type: hetzner, load_balancer: front, token: {file: %q}, endpoint: %q, mode: %s", f.path("cloud-token"), c.Endpoint(), mode)
+	access := fmt.Sprintf("token: {file: %q}", f.path("cloud-token"))
+	if f.Kind.OwnToken {
+		access = "via: agent"
+	}
+	yaml := fmt.Sprintf("{type: hetzner, load_balancer: front, %s, endpoint: %q, mode: %s", access, c.Endpoint(), mode)
 	switch by {
 	case byIP:
 		yaml += ", ips: {" + strings.Join(ips, ", ") + "}"

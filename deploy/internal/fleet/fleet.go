@@ -228,6 +228,9 @@ func (f *Fleet) startNode(ctx context.Context, i int, name string) error {
 	if f.Kind.Gated {
 		config += fmt.Sprintf("gate: {listen: %q}\n", fmt.Sprintf("%s:%d", address(i), f.gatePort))
 	}
+	if f.Kind.OwnToken {
+		config += fmt.Sprintf("balancers: {edge: {token: {file: %q}}}\n", f.path("cloud-token"))
+	}
 	if err := f.write("agent-"+name+".yaml", config); err != nil {
 		return err
 	}

@@ -15,6 +15,8 @@ type Kind struct {
 	Product string // for people
 	Mode    string // how a target leaves rotation, for people
 	Gated   bool   // a health gate runs on each node
+	// OwnToken: each agent speaks to the cloud itself.
+	OwnToken bool
 	// Documented are the classes of requests that this balancer is known to lose
 	// and that are counted apart.
 	Documented []Class
@@ -30,7 +32,7 @@ var Kinds = []Kind{
 	{Name: "caddy", Product: "Caddy", Mode: "remove", Documented: []Class{Reset, NewReset}, start: (*Fleet).startCaddy},
 	{Name: "gate", Product: "HAProxy, not spoken to", Mode: "gate", Gated: true, start: (*Fleet).startGatedHAProxy},
 	{Name: "hetzner-server", Product: "Hetzner, servers", Mode: "remove", start: (*Fleet).startHetznerServers},
-	{Name: "hetzner-ip", Product: "Hetzner, IP addresses", Mode: "remove", start: (*Fleet).startHetznerAddresses},
+	{Name: "hetzner-ip", Product: "Hetzner, IP addresses, by the agents", Mode: "remove", OwnToken: true, start: (*Fleet).startHetznerAddresses},
 	{Name: "hetzner-label", Product: "Hetzner, label selector", Mode: "gate", Gated: true, start: (*Fleet).startHetznerLabel},
 	{Name: "digitalocean-ids", Product: "DigitalOcean, ids", Mode: "remove", start: (*Fleet).startDroplets},
 	{Name: "digitalocean-tag", Product: "DigitalOcean, tag", Mode: "gate", Gated: true, start: (*Fleet).startTag},
