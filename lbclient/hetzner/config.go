@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -52,7 +53,7 @@ type Config struct {
 	Endpoint string
 
 	// Server is the target's name, and without one of the next three also the
-	// name of its server at Hetzner.
+	// name of its server at Hetzner, or the server's id in digits.
 	Server string
 	// ServerID is the server's id where its name differs; 0 when not used.
 	ServerID int64
@@ -178,6 +179,9 @@ func checkEndpoint(text string) error {
 func (c Config) withDefaults() Config {
 	c.Ports = slices.Sorted(slices.Values(c.Ports))
 	c.Names = maps.Clone(c.Names)
+	if id, err := strconv.ParseInt(c.Server, 10, 64); err == nil && id > 0 && c.ServerID == 0 && c.IP == "" && !c.FromMetadata {
+		c.ServerID = id
+	}
 	if c.Endpoint == "" {
 		c.Endpoint = hcloud.Endpoint
 	}

@@ -67,6 +67,7 @@ func TestWhichMemberTheTargetIs(t *testing.T) {
 	for name, edit := range map[string]func(*hetzner.Config){
 		"by name":                 func(*hetzner.Config) {},
 		"by id":                   func(c *hetzner.Config) { c.Server, c.ServerID = "shop-1", w.ids["w1"] },
+		"by id, as its name":      func(c *hetzner.Config) { c.Server = id(w.ids["w1"]) },
 		"by the metadata service": func(c *hetzner.Config) { c.Server, c.FromMetadata = "shop-1", true },
 		"balancer by id":          func(c *hetzner.Config) { c.LoadBalancer = id(w.lb) },
 	} {

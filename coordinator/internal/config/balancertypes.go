@@ -38,7 +38,7 @@ func init() {
 		},
 		"hetzner": {
 			keys: append([]string{"load_balancer", "token", "endpoint", "mode", "ips", "servers"}, gateKeys...), vias: []Via{ViaCoordinator, ViaAgent},
-			server: "the name of its server at Hetzner", fits: isWord, read: (*loader).readHetzner,
+			server: "the name of its server at Hetzner, or its id in quotes", fits: isWord, read: (*loader).readHetzner,
 		},
 		"digitalocean": {
 			keys: append([]string{"load_balancer", "token", "endpoint", "mode", "droplets", "settle"}, gateKeys...), vias: []Via{ViaCoordinator, ViaAgent},
