@@ -62,16 +62,20 @@ func (f *Fleet) Watch(ctx context.Context) *Rotation {
 	return r
 }
 
+// A balancer that takes on a new configuration may cut off whoever is looking.
+const lookAgain = 3 * time.Second
+
 func (r *Rotation) look(ctx context.Context, f *Fleet) error {
-	since := map[string]time.Time{}
+	since, seen := map[string]time.Time{}, time.Now()
 	for ctx.Err() == nil {
 		at := time.Now()
 		in, err := f.front.serving(ctx)
-		if err != nil && ctx.Err() == nil {
-			return err
-		}
-		if err == nil { // a look that was broken off shows nothing
+		switch {
+		case err == nil:
+			seen = at
 			r.note(f.Nodes, at, in, since)
+		case ctx.Err() == nil && time.Since(seen) > lookAgain:
+			return err
 		}
 		select {
 		case <-ctx.Done():
