@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -38,8 +39,24 @@ func (f *Fleet) startNginx() (*front, error) {
 	}, nil
 }
 
+func caddyVersion() (string, error) {
+	programs := caddytest.Programs()
+	if len(programs) == 0 {
+		return "", errors.New("there is no caddy")
+	}
+	return caddytest.Version(programs[0])
+}
+
 func (f *Fleet) startCaddy() (*front, error) {
 	web := caddytest.Handler{ID: "web"}
+	switch version, err := caddyVersion(); {
+	case err != nil:
+		return nil, err
+	case strings.HasPrefix(version, "2.6."): // what lbclient/caddy/README.md says of answers cut short
+		web.Settings = map[string]any{"buffer_requests": true}
+	default:
+		web.Settings = map[string]any{"request_buffers": 1 << 20}
+	}
 	for i := range f.Nodes {
 		web.Upstreams = append(web.Upstreams, map[string]any{"dial": f.server(i)})
 	}
