@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -189,12 +190,30 @@ func inChild(dir, url, old, tip, profile string) (took [4]cost, rss int64, err e
 	if err != nil {
 		return took, 0, err
 	}
-	for i, line := range strings.Fields(string(out)) {
-		if _, err := fmt.Sscanf(line, "%d/%d", &took[i].wall, &took[i].cpu); err != nil {
+	lines := strings.Fields(string(out))
+	if len(lines) != len(took)+1 {
+		return took, 0, fmt.Errorf("the measured process said %q", out)
+	}
+	for i := range took {
+		if _, err := fmt.Sscanf(lines[i], "%d/%d", &took[i].wall, &took[i].cpu); err != nil {
 			return took, 0, err
 		}
 	}
-	return took, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10, nil
+	rss, err = strconv.ParseInt(lines[len(took)], 10, 64)
+	return took, rss, err
+}
+
+// peak is the most resident memory of this process, in bytes. What the kernel tells
+// a parent of its child counts what the parent had when it began it.
+func peak() (int64, error) {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	_, after, _ := strings.Cut(string(b), "VmHWM:")
+	var kB int64
+	_, err = fmt.Sscan(after, &kB)
+	return kB << 10, err
 }
 
 func child(args []string) error {
@@ -231,7 +250,11 @@ func child(args []string) error {
 			fmt.Printf("%d/%d\n", took.wall, took.cpu)
 		}
 	}
-	return nil
+	most, err := peak()
+	if err == nil {
+		fmt.Println(most)
+	}
+	return err
 }
 
 // same compares what both wrote.
