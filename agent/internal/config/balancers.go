@@ -10,43 +10,27 @@ import (
 
 // balancers reads which clouds the agent may speak to itself, and with what.
 func (r *reader) balancers(n ast.Node) map[string]string {
-	const write = "{front: {token: {file: /etc/lockstep/hetzner-token}}}"
-	var values []*ast.MappingValueNode
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		values = n.Values
-	case *ast.MappingValueNode:
-		values = []*ast.MappingValueNode{n}
-	default:
-		r.fail(n, "balancers", "expected the names of balancers, and their tokens; write %s", write)
+	const write = "{file: /etc/lockstep/hetzner-token}"
+	values, ok := pairs(n)
+	if !ok {
+		r.fail(n, "balancers", "expected the names of balancers, and their tokens; write {front: {token: %s}}", write)
 		return nil
 	}
 	all := map[string]string{}
 	for _, v := range values {
-		name := v.Key.String()
-		if k, ok := v.Key.(*ast.StringNode); ok {
-			name = k.Value
-		}
+		name := keyOf(v)
 		key := "balancers." + name
 		if _, twice := all[name]; twice {
 			r.fail(v.Key, key, "it stands here twice; remove one")
 			continue
 		}
 		all[name] = ""
+		found := false
 		r.object(v.Value, key, map[string]func(ast.Node){
-			"token": func(n ast.Node) {
-				switch n.(type) {
-				case *ast.MappingNode, *ast.MappingValueNode:
-					r.object(n, key+".token", map[string]func(ast.Node){
-						"file": func(n ast.Node) { all[name] = r.path(n, key+".token.file") },
-					})
-				default: // whatever stands there may be the token itself
-					r.fail(n, key+".token", "expected the file that holds it; write {file: /etc/lockstep/hetzner-token}")
-				}
-			},
+			"token": func(n ast.Node) { found, all[name] = true, r.secretFile(n, key+".token", write) },
 		})
-		if all[name] == "" && len(r.problems) == 0 {
-			r.fail(v.Key, key, "expected its token; write balancers: %s", write)
+		if !found {
+			r.fail(v.Key, key, "expected its token; write {token: %s}", write)
 		}
 	}
 	return all

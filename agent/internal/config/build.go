@@ -23,22 +23,14 @@ func (r *reader) user(n ast.Node) string {
 // secrets reads {NPM_TOKEN: {file: /etc/lockstep/npm-token}}.
 func (r *reader) secrets(n ast.Node) map[string]string {
 	const write = "{file: /etc/lockstep/npm-token}"
-	var values []*ast.MappingValueNode
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		values = n.Values
-	case *ast.MappingValueNode:
-		values = []*ast.MappingValueNode{n}
-	default:
+	values, ok := pairs(n)
+	if !ok {
 		r.fail(n, "secrets", "expected names and files; write NPM_TOKEN: %s", write)
 		return nil
 	}
 	all := map[string]string{}
 	for _, v := range values {
-		name := v.Key.String()
-		if k, ok := v.Key.(*ast.StringNode); ok {
-			name = k.Value
-		}
+		name := keyOf(v)
 		if !variableName.MatchString(name) {
 			r.fail(v.Key, "secrets", "expected the name of an environment variable, of letters, digits and underscores, such as NPM_TOKEN")
 			continue
@@ -47,19 +39,7 @@ func (r *reader) secrets(n ast.Node) map[string]string {
 			r.fail(v.Key, "secrets", "%s stands here twice; remove one", name)
 			continue
 		}
-		// Whatever stands there instead may be the secret itself, and is not repeated.
-		switch v.Value.(type) {
-		case *ast.MappingNode, *ast.MappingValueNode:
-		default:
-			r.fail(v.Value, "secrets."+name, "expected the file that holds it; write %s", write)
-			continue
-		}
-		r.object(v.Value, "secrets."+name, map[string]func(ast.Node){
-			"file": func(n ast.Node) { all[name] = r.path(n, "secrets."+name+".file") },
-		})
-		if all[name] == "" && len(r.problems) == 0 {
-			r.fail(v.Value, "secrets."+name, "expected the file that holds it; write %s", write)
-		}
+		all[name] = r.secretFile(v.Value, "secrets."+name, write)
 	}
 	return all
 }

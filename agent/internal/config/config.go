@@ -226,22 +226,14 @@ func (r *reader) fail(n ast.Node, key, format string, a ...any) {
 
 // object calls the function of each key that n has.
 func (r *reader) object(n ast.Node, key string, known map[string]func(ast.Node)) {
-	var values []*ast.MappingValueNode
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		values = n.Values
-	case *ast.MappingValueNode:
-		values = []*ast.MappingValueNode{n}
-	default:
+	values, ok := pairs(n)
+	if !ok {
 		r.fail(n, key, "expected keys and values, such as %s: …", anyOf(known))
 		return
 	}
 	seen := map[string]bool{}
 	for _, v := range values {
-		name := v.Key.String()
-		if k, ok := v.Key.(*ast.StringNode); ok {
-			name = k.Value
-		}
+		name := keyOf(v)
 		f, ok := known[name]
 		switch {
 		case !ok:
