@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
@@ -97,7 +98,7 @@ func (f *file) write(op, text string, changed time.Time) error {
 		_ = os.Remove(temporary)
 		return fileError(op, err)
 	}
-	if err := syncDir(dir); err != nil {
+	if err := atomicfile.SyncDir(dir); err != nil {
 		return fileError(op, err)
 	}
 	return nil
@@ -132,15 +133,6 @@ func (f *file) prepare(temporary, text string, changed time.Time) error {
 		return err
 	}
 	return out.Close()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // lock keeps other agents from the files of the same directory, which a lock of

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
 )
 
 // File is the journal of one app on disk. It is safe for use by several
@@ -83,7 +85,7 @@ func (f *File) Update(change func(*Doc) error) error {
 	if err != nil {
 		return fmt.Errorf("cannot write the journal %s: %w", f.path, err)
 	}
-	if err := replace(f.path, b); err != nil {
+	if err := atomicfile.Write(f.path, b, 0o600); err != nil {
 		return fmt.Errorf("cannot write the journal of app %s: %w", f.app, err)
 	}
 	f.doc = d
@@ -101,34 +103,4 @@ func (f *File) copy() *Doc {
 	}
 	// Every document held here was decoded from its own encoding.
 	panic(fmt.Sprintf("journal of app %s: %v", f.app, err))
-}
-
-// replace writes a file so that a crash leaves the old content or the new.
-func replace(path string, b []byte) (err error) {
-	tmp, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(tmp.Name()))
-		}
-	}()
-	if _, err = tmp.Write(b); err != nil {
-		return errors.Join(err, tmp.Close())
-	}
-	if err = tmp.Sync(); err != nil {
-		return errors.Join(err, tmp.Close())
-	}
-	if err = tmp.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+
+	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
 )
 
 // Identity tells one life of one state directory from every other.
@@ -36,7 +38,7 @@ func NextEpoch(path string) (Identity, error) {
 	if b, err = json.Marshal(id); err != nil {
 		return Identity{}, fmt.Errorf("cannot encode the agent's identity: %w", err)
 	}
-	if err := replace(path, append(b, '\n')); err != nil {
+	if err := atomicfile.Write(path, append(b, '\n'), 0o600); err != nil {
 		return Identity{}, fmt.Errorf("cannot write the agent's identity: %w", err)
 	}
 	return id, nil

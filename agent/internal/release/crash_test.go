@@ -201,7 +201,7 @@ func TestTheStoreSurvivesAnySequence(t *testing.T) {
 				m.reopen(t)
 			},
 			"crash while recording the order": func(t *rapid.T) {
-				if err := os.WriteFile(m.path(".order-new"), []byte("aa"), 0o644); err != nil {
+				if err := os.WriteFile(m.path(".order.tmp"), []byte("aa"), 0o644); err != nil {
 					t.Fatal(err)
 				}
 				m.reopen(t)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
 )
 
 // Instance is the releases of an app as one of its instances uses them: which of
@@ -161,5 +162,5 @@ func (s *Store) relink(link, from, to string) error {
 			return err
 		}
 	}
-	return syncDir(s.dir)
+	return atomicfile.SyncDir(s.dir)
 }

@@ -8,12 +8,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
 )
 
-const (
-	orderName = ".order"
-	orderTemp = ".order-new"
-)
+const orderName = ".order"
 
 // order returns the present releases, least recently used first. It is the order
 // file, without what is gone; a release that the file does not name was committed
@@ -76,24 +75,6 @@ func (s *Store) recordOrder(newest string) error {
 }
 
 func (s *Store) writeOrder(order []string) error {
-	temp := filepath.Join(s.releases, orderTemp)
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	for _, id := range order {
-		if _, err = f.WriteString(id + "\n"); err != nil {
-			break
-		}
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(temp, filepath.Join(s.releases, orderName)); err != nil {
-		return err
-	}
-	return syncDir(s.releases)
+	text := strings.Join(append(order, ""), "\n")
+	return atomicfile.Write(filepath.Join(s.releases, orderName), []byte(text), 0o644)
 }

@@ -28,6 +28,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
 )
 
 const (
@@ -90,7 +91,7 @@ func (s *Store) recover(resuming string) error {
 		if resuming != "" && name == stagingPrefix+resuming {
 			continue
 		}
-		if strings.HasPrefix(name, stagingPrefix) || strings.HasPrefix(name, dropPrefix) || name == orderTemp {
+		if strings.HasPrefix(name, stagingPrefix) || strings.HasPrefix(name, dropPrefix) || name == orderName+atomicfile.Suffix {
 			if err := removeTree(filepath.Join(s.releases, name)); err != nil {
 				return err
 			}
@@ -208,7 +209,7 @@ func (s *Store) commit(id string) error {
 	if err := os.Rename(staging, s.Path(id)); err != nil {
 		return err
 	}
-	if err := syncDir(s.releases); err != nil {
+	if err := atomicfile.SyncDir(s.releases); err != nil {
 		return err
 	}
 	if err := s.recordOrder(id); err != nil {
@@ -335,7 +336,7 @@ func (s *Store) drop(name string) error {
 	if err := os.Remove(s.built(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := syncDir(s.releases); err != nil {
+	if err := atomicfile.SyncDir(s.releases); err != nil {
 		return err
 	}
 	return removeTree(doomed)
@@ -392,18 +393,6 @@ func syncTree(dir string) error {
 	defer f.Close()
 	if err := unix.Syncfs(int(f.Fd())); err != nil {
 		return fmt.Errorf("cannot sync the file system of %s: %w", dir, err)
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("cannot sync %s: %w", dir, err)
 	}
 	return nil
 }

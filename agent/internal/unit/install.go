@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
 )
 
 // Dir returns where an administrator's unit files go.
@@ -95,22 +95,5 @@ func replace(dir, name, text string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".lockstep-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // once it is renamed there is nothing to remove
-	_, err = f.WriteString(text)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("it may not be on disk: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return atomicfile.Write(path, []byte(text), 0o644)
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/internal/archive"
+	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
 )
 
 const (
@@ -211,7 +212,7 @@ func (d *Depot) Finish(ctx context.Context, app, digest string) (api.ArchiveStat
 		return api.ArchiveState{}, &api.Error{Kind: api.ErrorInvalid, Reason: string(api.ReasonArchiveBad), Text: fmt.Sprintf("what was received is not the archive %s: %v", digest, err)}
 	}
 	// On disk before it is listed.
-	if err := errors.Join(f.Sync(), os.Rename(part, d.path(app, digest, suffix))); err != nil {
+	if err := errors.Join(f.Sync(), os.Rename(part, d.path(app, digest, suffix)), atomicfile.SyncDir(filepath.Dir(part))); err != nil {
 		return state, fmt.Errorf("cannot keep an archive: %w", err)
 	}
 	return d.State(app, digest)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 
+	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
 	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
@@ -96,7 +96,7 @@ func (m *Mirror) create(dir string) error {
 		return err
 	}
 	// The marker first: what is cut short after it can be deleted.
-	if err := writeFile(filepath.Join(dir, "config"), configOf(m.remote)); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, "config"), []byte(configOf(m.remote)), 0o600); err != nil {
 		return err
 	}
 	for _, sub := range []string{"objects/pack", "refs"} {
@@ -104,7 +104,7 @@ func (m *Mirror) create(dir string) error {
 			return err
 		}
 	}
-	return writeFile(filepath.Join(dir, "HEAD"), "ref: refs/heads/main\n")
+	return atomicfile.Write(filepath.Join(dir, "HEAD"), []byte("ref: refs/heads/main\n"), 0o600)
 }
 
 // rebuild fetches everything into a new copy and puts it in place of the old,
@@ -133,7 +133,7 @@ func (m *Mirror) rebuild(ctx context.Context) (err error) {
 // sweep deletes what a fetch that was cut short left.
 func (l *local) sweep() error {
 	var errs []error
-	for _, pattern := range []string{"objects/pack/tmp_*", "*.tmp"} {
+	for _, pattern := range []string{"objects/pack/tmp_*", "*" + atomicfile.Suffix} {
 		names, err := filepath.Glob(filepath.Join(escape(l.dir), pattern))
 		errs = append(errs, err)
 		for _, name := range names {
@@ -166,7 +166,7 @@ func (l *local) saveRefs(refs map[string]plumbing.Hash) error {
 	for _, name := range slices.Sorted(maps.Keys(refs)) {
 		fmt.Fprintf(&b, "%s %s\n", refs[name], name)
 	}
-	if err := writeFile(filepath.Join(l.dir, "packed-refs"), b.String()); err != nil {
+	if err := atomicfile.Write(filepath.Join(l.dir, "packed-refs"), []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("cannot write down the branches: %w", err)
 	}
 	l.refs = maps.Clone(refs)
@@ -269,17 +269,4 @@ func (l *local) check(err error) error {
 		return err
 	}
 	return &damage{err}
-}
-
-// writeFile replaces the file at once and durably.
-func writeFile(path, text string) (err error) {
-	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.WriteString(f, text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(path+".tmp", path)
 }

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/store"
+	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
 )
 
 const (
@@ -106,7 +107,7 @@ func open(ctx context.Context, path string) (_ *Store, err error) {
 		return nil, errors.Join(explain(err), conn.Close())
 	}
 	// The file's own entry in its directory must survive as well.
-	if err := syncDir(dir); err != nil {
+	if err := atomicfile.SyncDir(dir); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	if s.readDB, err = sql.Open("sqlite", dsn(path, "query_only(1)", "cache_size(-1024)")); err != nil {
@@ -154,14 +155,6 @@ func create(path string) error {
 		return errors.Join(err, f.Close())
 	}
 	return f.Close()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Close waits for the calls under way and gives the file free. Calls after it
