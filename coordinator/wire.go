@@ -96,7 +96,11 @@ func httpApps(f *config.Fleet) []httpapi.App {
 			}
 			places[p.Node].Goals[p.Instance] = a.Goal(n, p.Instance)
 		}
-		apps = append(apps, httpapi.App{Name: a.Name, KeepReleases: a.KeepReleases, Places: places, Recipe: a.Recipe(), LastIf: a.LastIf})
+		app := httpapi.App{Name: a.Name, KeepReleases: a.KeepReleases, Places: places, Recipe: a.Recipe(), LastIf: a.LastIf}
+		if f := a.RecipeFile; f != nil {
+			app.RecipeFile, app.MaySet = f.File, f.MaySet
+		}
+		apps = append(apps, app)
 	}
 	return apps
 }

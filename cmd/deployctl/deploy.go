@@ -42,7 +42,8 @@ func (c *cli) rollbackCommand() *cobra.Command {
 		Short: "Roll an app back to the last stable release before the current one",
 		Long: `Starts a rollout to an earlier release and shows its progress until it is over.
 Without --to that is the last stable release before the current one; nothing is
-built again. Ctrl-C only detaches.
+built again, but on nodes that do not have it any more, which are named at once.
+Ctrl-C only detaches.
 
 The exit code tells how it ended: see deployctl help exit-codes.`,
 		Args:              cobra.ExactArgs(1),
@@ -70,6 +71,10 @@ func (c *cli) start(ctx context.Context, app string, f followFlags, wanted []str
 	if err != nil {
 		return maybeArrived(err, app)
 	}
+	warnings := r.Warnings
+	for _, text := range warnings {
+		fmt.Fprintf(c.errOut(), "warning: %s\n", oneLine(text))
+	}
 	if f.noWait {
 		if c.json {
 			return c.printJSON(r, false)
@@ -84,6 +89,7 @@ func (c *cli) start(ctx context.Context, app string, f followFlags, wanted []str
 	if err != nil {
 		return err
 	}
+	r.Warnings = warnings
 	return c.outcome(r, wanted...)
 }
 

@@ -18,7 +18,7 @@ import (
 func TestUsageErrors(t *testing.T) {
 	f := newFake(t)
 	for _, args := range []string{
-		"nonsense", "status a b", "status --nonsense", "deploy", "deploy a b", "deploy hello --timeout soon", "show", "logs", "plan", "pause",
+		"nonsense", "status a b", "status --nonsense", "deploy", "deploy a b", "deploy hello --timeout soon", "show", "logs", "plan", "plan hello --to 3f2a91c", "plan hello --rollback --ref main", "pause",
 		"hold hello", "hold hello --reason x --for=-1h", "config", "config nonsense", "config check",
 	} {
 		if r := deployctl(t, f, strings.Fields(args)...); r.code != 2 || !strings.Contains(r.stderr, "See deployctl --help") {

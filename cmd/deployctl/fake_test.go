@@ -75,8 +75,13 @@ func newFake(t *testing.T) *fake {
 	}))
 	mux.HandleFunc("GET /v1/apps/{app}/plan", f.reading(func(r *http.Request) any {
 		p := f.plan
-		if ref := r.URL.Query().Get("ref"); ref != "" {
-			p.Notes = append(p.Notes, "asked for "+ref)
+		for _, key := range []string{"ref", "to"} {
+			if name := r.URL.Query().Get(key); name != "" {
+				p.Notes = append(p.Notes, "asked for "+name)
+			}
+		}
+		if kind := r.URL.Query().Get("kind"); kind != "" && kind != p.Kind {
+			return &api.Error{Kind: api.ErrorInvalid, Text: "the test has no plan of a " + kind}
 		}
 		return p
 	}))

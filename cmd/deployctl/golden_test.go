@@ -105,7 +105,7 @@ func TestPlan(t *testing.T) {
 		return api.PlanStep{Target: "hello@" + node, Node: node, Release: oldRelease.ID, Rotation: api.RotationIn, Health: api.Healthy, Soak: api.Duration(30 * time.Second)}
 	}
 	f.plan = api.Plan{
-		App: "hello", Release: newRelease, From: &oldRelease, Build: []string{"npm ci", "npm run build"},
+		App: "hello", Kind: "deploy", BuildOn: "each", Release: newRelease, From: &oldRelease, Build: []string{"npm ci", "npm run build"},
 		Steps: []api.PlanStep{step("web1"), step("web2")}, Notes: []string{"web1 goes first: it is the canary"},
 	}
 	f.plan.Steps[0].Prepared = true
@@ -128,4 +128,44 @@ func TestPlan(t *testing.T) {
 
 	f.plan.Refused, f.plan.Steps = "9c1d2e3 is the current release of hello", nil
 	golden(t, "plan-refused", f, "plan", "hello")
+}
+
+// All that a deploy would do besides fetching and building.
+func TestPlanOfWhatIsRun(t *testing.T) {
+	f := newFake(t)
+	f.plan = api.Plan{
+		App: "hello", Kind: "deploy", Release: newRelease, From: &oldRelease, Build: []string{"npm ci", "npm run build"}, BuildOn: "first",
+		Recipe:   &api.PlanRecipe{File: "lockstep.yaml", MaySet: []string{"build", "hooks", "shared"}, Sets: []string{"build", "hooks"}},
+		Artifact: []string{"dist", "bin/app"}, Shared: []string{".env", "public/uploads/"}, ReleaseCommand: []string{"bin/migrate up"},
+		Hooks: &api.Hooks{BeforeDrain: []string{"bin/announce"}, AfterDrain: []string{"bin/hand-over", "bin/wait"}, AfterRejoin: []string{"bin/warm"}},
+	}
+	for _, instance := range []string{"8000", "8001"} {
+		f.plan.Steps = append(f.plan.Steps, api.PlanStep{
+			Target: "hello@web1:" + instance, Node: "web1", Instance: instance, Release: oldRelease.ID, Rotation: api.RotationIn, Health: api.Healthy,
+		})
+	}
+	golden(t, "plan-recipe", f, "plan", "hello")
+	f.plan.Recipe.Sets, f.plan.BuildOn = nil, "web2"
+	golden(t, "plan-recipe-unset", f, "plan", "hello")
+}
+
+// Who cannot return without a build is told before a rollback, and as it begins.
+func TestRollbackPreflight(t *testing.T) {
+	f := newFake(t)
+	f.plan = api.Plan{App: "hello", Kind: "rollback", Release: oldRelease, From: &newRelease, Steps: []api.PlanStep{{
+		Target: "hello@web1", Node: "web1", Release: newRelease.ID, Rotation: api.RotationIn, Health: api.Healthy, Prepared: true,
+	}}}
+	golden(t, "plan-rollback", f, "plan", "hello", "--rollback")
+	f.plan.Missing = []string{"web3 no longer has 3f2a91c: it will be built again"}
+	golden(t, "plan-rollback-missing", f, "plan", "hello", "--rollback", "--to", "3f2a91c")
+
+	r := liveRollout()
+	r.Kind, r.Release, r.From, r.Warnings = "rollback", oldRelease, nil, f.plan.Missing
+	f.rollouts = []api.Rollout{r}
+	golden(t, "rollback-missing", f, "rollback", "hello", "--no-wait")
+	f.script = []func(*fake){func(f *fake) {
+		end("succeeded", "", "", "active", "active", "active")(&f.rollouts[0])
+		f.rollouts[0].Warnings = nil // only the answer to the request has them
+	}}
+	golden(t, "rollback-missing-json", f, "rollback", "hello", "--json")
 }

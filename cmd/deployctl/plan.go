@@ -12,22 +12,35 @@ import (
 )
 
 func (c *cli) planCommand() *cobra.Command {
-	var ref string
+	var ref, to string
+	var back bool
 	cmd := &cobra.Command{
 		Use:   "plan APP",
-		Short: "What a deploy would do, in order, as things stand",
+		Short: "What a deploy, or a rollback, would do, in order, as things stand",
 		Long: `Shows what a deploy would do, in the order that it would do it, with how each
-target stands in its load balancer today. Nothing is started.
+target stands in its load balancer today; with --rollback what a rollback would
+do, and which nodes do not have the release any more. Nothing is started.
 
-Exits 3 when the deploy would be refused, or something would stop it today.`,
+Exits 3 when it would be refused, or something would stop it today.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeApps,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case to != "" && !back:
+				return usageErrorf("--to is for plan --rollback; a deploy is planned with --ref")
+			case ref != "" && back:
+				return usageErrorf("--ref is for the plan of a deploy; a rollback is planned with --to")
+			}
 			cl, err := c.connect()
 			if err != nil {
 				return err
 			}
-			p, err := cl.Plan(cmd.Context(), args[0], ref)
+			var p api.Plan
+			if back {
+				p, err = cl.PlanRollback(cmd.Context(), args[0], to)
+			} else {
+				p, err = cl.Plan(cmd.Context(), args[0], ref)
+			}
 			if err != nil {
 				return err
 			}
@@ -43,6 +56,8 @@ Exits 3 when the deploy would be refused, or something would stop it today.`,
 		},
 	}
 	cmd.Flags().StringVar(&ref, "ref", "", "branch, tag, or commit (the app's branch if not given)")
+	cmd.Flags().BoolVar(&back, "rollback", false, "of a rollback rather than a deploy")
+	cmd.Flags().StringVar(&to, "to", "", "with --rollback, `RELEASE`: its id, or its commit by at least 7 hex digits")
 	return cmd
 }
 
@@ -91,19 +106,90 @@ func printPlanUnit(w io.Writer, u api.PlanUnit) {
 }
 
 func printPlan(w io.Writer, p api.Plan) {
-	from := "the first one"
+	from, back := "the first one", p.Kind == "rollback"
 	if p.From != nil {
 		from = "from " + releaseName(p.From)
 	}
-	fmt.Fprintf(w, "deploy of %s to %s (%s)\n", releaseName(&p.Release), p.App, from)
+	if back {
+		fmt.Fprintf(w, "rollback of %s to %s (%s)\n", p.App, releaseName(&p.Release), from)
+	} else {
+		fmt.Fprintf(w, "deploy of %s to %s (%s)\n", releaseName(&p.Release), p.App, from)
+	}
 	if p.Refused != "" {
 		fmt.Fprintf(w, "\nIt would not start: %s\n", oneLine(p.Refused))
 	}
-	fmt.Fprintln(w, "\nFirst, on every node that does not have it, with all targets in rotation:")
-	fmt.Fprintln(w, "  fetch the commit")
-	for _, b := range p.Build {
-		fmt.Fprintln(w, "  run "+oneLine(b))
+	switch {
+	case !back:
+		printPreparation(w, p)
+	case p.Refused == "":
+		printMissing(w, p.Missing)
 	}
+	printTurns(w, p)
+	for _, u := range p.Units {
+		printPlanUnit(w, u)
+	}
+	if len(p.Notes) > 0 {
+		fmt.Fprintln(w, "\nNotes:")
+		for _, n := range p.Notes {
+			fmt.Fprintln(w, "  "+oneLine(n))
+		}
+	}
+}
+
+// printMissing shows what a rollback has to do before its first turn.
+func printMissing(w io.Writer, missing []string) {
+	if len(missing) == 0 {
+		fmt.Fprintln(w, "\nNothing is built: every node that answers has the release.")
+		return
+	}
+	fmt.Fprintln(w, "\nFirst, with all targets in rotation:")
+	for _, m := range missing {
+		fmt.Fprintln(w, "  "+oneLine(m))
+	}
+}
+
+// printPreparation shows what a deploy does before its first turn.
+func printPreparation(w io.Writer, p api.Plan) {
+	if r := p.Recipe; r != nil {
+		sets := "nothing otherwise than fleet.yaml"
+		if len(r.Sets) > 0 {
+			sets = strings.Join(r.Sets, ", ")
+		}
+		fmt.Fprintf(w, "\nIn the commit %s sets %s; it may set %s.\n", oneLine(r.File), sets, strings.Join(r.MaySet, ", "))
+	}
+	switch p.BuildOn {
+	case "", "each":
+		fmt.Fprintln(w, "\nFirst, on every node that does not have it, with all targets in rotation:")
+	case "first":
+		fmt.Fprintln(w, "\nFirst, on the first node that can, for all, with all targets in rotation:")
+	default:
+		fmt.Fprintf(w, "\nFirst, on %s, for all nodes, with all targets in rotation:\n", oneLine(p.BuildOn))
+	}
+	fmt.Fprintln(w, "  fetch the commit")
+	printCommands(w, p.Build)
+	if len(p.Artifact) > 0 {
+		fmt.Fprintln(w, "  keep "+strings.Join(p.Artifact, ", "))
+	}
+	if p.BuildOn != "" && p.BuildOn != "each" {
+		fmt.Fprintln(w, "  hand the files to every other node")
+	}
+	if len(p.Shared) > 0 {
+		fmt.Fprintln(w, "  link to what all releases on a node share: "+strings.Join(p.Shared, ", "))
+	}
+	if len(p.ReleaseCommand) > 0 {
+		fmt.Fprintln(w, "\nThen, once, on one node, when every node has it:")
+		printCommands(w, p.ReleaseCommand)
+	}
+}
+
+func printCommands(w io.Writer, lines []string) {
+	for _, l := range lines {
+		fmt.Fprintln(w, "  run "+oneLine(l))
+	}
+}
+
+// printTurns shows the turns of a rollout, and what is run in each.
+func printTurns(w io.Writer, p api.Plan) {
 	fmt.Fprintln(w, "\nThen, turn by turn: out of rotation, onto the release, proved healthy, back in:")
 	rows := [][]string{{"TURN", "NODE", "RUNS NOW", "ROTATION", "HEALTH", "PREPARED", "SOAK", "PROBLEM"}}
 	for i, s := range p.Steps {
@@ -125,13 +211,14 @@ func printPlan(w io.Writer, p api.Plan) {
 	} else {
 		fmt.Fprintln(w, "  no target")
 	}
-	for _, u := range p.Units {
-		printPlanUnit(w, u)
-	}
-	if len(p.Notes) > 0 {
-		fmt.Fprintln(w, "\nNotes:")
-		for _, n := range p.Notes {
-			fmt.Fprintln(w, "  "+oneLine(n))
+	hooks := [][]string{}
+	for _, step := range []api.Step{api.StepBeforeDrain, api.StepAfterDrain, api.StepBeforeRejoin, api.StepAfterRejoin} {
+		for _, l := range p.Hooks.At(step) {
+			hooks = append(hooks, []string{string(step), oneLine(l)})
 		}
+	}
+	if len(hooks) > 0 {
+		fmt.Fprintln(w, "\nIn each turn its hooks are run:")
+		table(w, "  ", hooks)
 	}
 }

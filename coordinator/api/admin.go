@@ -23,6 +23,9 @@ type Rollout struct {
 	Finished *time.Time  `json:"finished,omitempty"`
 
 	Targets []RolloutTarget `json:"targets"`
+
+	// Warnings are for whoever asked for the rollout, and only in the answer to that.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Pause tells who paused a rollout and why.
@@ -200,16 +203,37 @@ type Accepted struct {
 	Rollout Rollout `json:"rollout"`
 }
 
-// Plan is the answer of GET /v1/apps/{app}/plan?ref=: what a deploy would do.
+// Plan is the answer of GET /v1/apps/{app}/plan?ref=, what a deploy would do, and
+// of GET /v1/apps/{app}/plan?kind=rollback&to=, what a rollback would.
 type Plan struct {
 	App     string      `json:"app"`
+	Kind    string      `json:"kind"` // deploy, rollback
 	Release ReleaseRef  `json:"release"`
 	From    *ReleaseRef `json:"from,omitempty"`
 	Refused string      `json:"refused,omitempty"` // why it would not start
-	Build   []string    `json:"build,omitempty"`
-	Steps   []PlanStep  `json:"steps"` // in the order that they would be taken
-	Units   []PlanUnit  `json:"units,omitempty"`
-	Notes   []string    `json:"notes,omitempty"`
+	// Missing are sentences about the nodes that cannot return without a build or an
+	// archive. Of a rollback only: a deploy is prepared everywhere.
+	Missing []string `json:"missing,omitempty"`
+
+	// What the release is made of and what is run for it.
+	Recipe         *PlanRecipe `json:"recipe,omitempty"`
+	Build          []string    `json:"build,omitempty"`
+	BuildOn        string      `json:"build_on,omitempty"` // each, first, or a node
+	Artifact       []string    `json:"artifact,omitempty"`
+	Shared         []string    `json:"shared,omitempty"`
+	ReleaseCommand []string    `json:"release_command,omitempty"`
+	Hooks          *Hooks      `json:"hooks,omitempty"`
+
+	Steps []PlanStep `json:"steps"` // in the order that they would be taken
+	Units []PlanUnit `json:"units,omitempty"`
+	Notes []string   `json:"notes,omitempty"`
+}
+
+// PlanRecipe is the file by which a commit may set some of its recipe itself.
+type PlanRecipe struct {
+	File   string   `json:"file"`
+	MaySet []string `json:"may_set"`        // as fleet.yaml permits
+	Sets   []string `json:"sets,omitempty"` // otherwise than fleet.yaml, by this commit
 }
 
 // PlanUnit is a generated unit in a plan, on the nodes where it is the same.

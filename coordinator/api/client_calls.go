@@ -112,14 +112,28 @@ func (c *Client) Logs(ctx context.Context, id string, lq LogQuery) (LogPage, err
 
 // Plan returns what a deploy of ref would do now; "" is the app's branch.
 func (c *Client) Plan(ctx context.Context, app, ref string) (Plan, error) {
+	q := url.Values{}
+	if ref != "" {
+		q.Set("ref", ref)
+	}
+	return c.plan(ctx, app, q)
+}
+
+// PlanRollback returns what a rollback to a release, as in [RollbackRequest.To],
+// would do now.
+func (c *Client) PlanRollback(ctx context.Context, app, to string) (Plan, error) {
+	q := url.Values{"kind": {"rollback"}}
+	if to != "" {
+		q.Set("to", to)
+	}
+	return c.plan(ctx, app, q)
+}
+
+func (c *Client) plan(ctx context.Context, app string, q url.Values) (Plan, error) {
 	var out Plan
 	path, err := appPath(app, "plan")
 	if err != nil {
 		return out, err
-	}
-	q := url.Values{}
-	if ref != "" {
-		q.Set("ref", ref)
 	}
 	// Held like a wait: the coordinator may have to fetch the repository first.
 	err = c.do(ctx, call{method: http.MethodGet, path: path, query: q, repeatable: true, waits: true}, &out)
@@ -131,7 +145,8 @@ func (c *Client) Deploy(ctx context.Context, app string, rq DeployRequest) (Roll
 	return c.start(ctx, app, "deploy", rq)
 }
 
-// Rollback starts a rollout to an earlier release and returns it as accepted.
+// Rollback starts a rollout to an earlier release and returns it as accepted. Its
+// warnings name the nodes that do not have the release any more.
 func (c *Client) Rollback(ctx context.Context, app string, rq RollbackRequest) (Rollout, error) {
 	return c.start(ctx, app, "rollback", rq)
 }

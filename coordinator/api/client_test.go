@@ -86,6 +86,7 @@ func TestRoutes(t *testing.T) {
 			return err
 		}},
 		{`GET /v1/apps/hello/plan?ref=feature%2Fx`, func() error { _, err := c.Plan(ctx, "hello", "feature/x"); return err }},
+		{`GET /v1/apps/hello/plan?kind=rollback&to=3f2a91c`, func() error { _, err := c.PlanRollback(ctx, "hello", "3f2a91c"); return err }},
 		{`POST /v1/apps/hello/deploy {"ref":"main","by":"ann"}`, func() error {
 			ro, err := c.Deploy(ctx, "hello", api.DeployRequest{Ref: "main", By: "ann"})
 			if ro.ID != "hello-3" {

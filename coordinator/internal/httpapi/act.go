@@ -29,7 +29,7 @@ func (s *server) deploy(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	s.accepted(w, r, id)
+	s.accepted(w, r, id, nil)
 }
 
 // person is who asks; the audit needs a name.
@@ -44,12 +44,15 @@ func person(by string) (string, error) {
 	return by, nil
 }
 
-func (s *server) accepted(w http.ResponseWriter, r *http.Request, id rollout.RolloutID) {
+// accepted answers with the rollout that a request began or was about, and what
+// whoever asked should know.
+func (s *server) accepted(w http.ResponseWriter, r *http.Request, id rollout.RolloutID, warnings []string) {
 	ro, err := s.find(r.Context(), string(id))
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
+	ro.Warnings = warnings
 	s.answer(w, http.StatusAccepted, api.Accepted{Rollout: *ro})
 }
 
@@ -82,7 +85,7 @@ func (s *server) rollback(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	s.accepted(w, r, trigger.Concerned(app, effects))
+	s.accepted(w, r, trigger.Concerned(app, effects), missing(effects))
 }
 
 // match finds the release that a person names by id or by the start of its commit.
@@ -143,7 +146,7 @@ func (s *server) action(event func(actionRequest) rollout.Event) http.HandlerFun
 			s.fail(w, r, err)
 			return
 		}
-		s.accepted(w, r, trigger.Concerned(a.app, effects))
+		s.accepted(w, r, trigger.Concerned(a.app, effects), nil)
 	}
 }
 

@@ -47,6 +47,9 @@ type App struct {
 	Recipe       api.Recipe
 	Places       map[string]Place // by node
 	LastIf       string           // as in [api.Spec]
+	// RecipeFile is what a commit may set MaySet of the recipe by; "" for nothing.
+	RecipeFile string
+	MaySet     []string
 }
 
 // Place is an app on one node.

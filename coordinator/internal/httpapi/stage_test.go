@@ -100,10 +100,11 @@ type stage struct {
 	admin  *api.Client
 	agents []*agenttest.Agent
 
-	config httpapi.Config
-	path   string
-	apps   []string
-	stop   func()
+	config  httpapi.Config
+	path    string
+	apps    []string
+	watched func(*trigger.App) // changes how an app is watched; may be nil
+	stop    func()
 }
 
 // newStage starts a coordinator of apps on web1 and web2. web3 has none.
@@ -140,6 +141,9 @@ func (s *stage) start(change func(*httpapi.Config)) {
 			Name: name, Repo: "https://github.com/me/hello.git", Branch: "main", Recipe: recipe, Mirror: s.repo,
 			ReleaseID: func(sha string) string { return sha[:12] + "-111111" },
 		})
+		if s.watched != nil {
+			s.watched(&watched[len(watched)-1])
+		}
 		place := func(node string) httpapi.Place {
 			return httpapi.Place{Spec: api.Spec{Repo: "https://github.com/me/hello.git", Unit: name + ".service"}, Goals: map[string]api.Goal{"": {Server: node + "-server"}}}
 		}

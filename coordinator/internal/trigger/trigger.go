@@ -128,7 +128,8 @@ func (t *Trigger) Deploy(ctx context.Context, app, ref, by string) (rollout.Roll
 	return t.request(ctx, w.app, c, by, ref, false)
 }
 
-// Preview returns the request that Deploy would make, without making it.
+// Preview returns the request that Deploy would make, without making it. With the
+// error about a recipe that cannot be used comes the commit that it is of.
 func (t *Trigger) Preview(ctx context.Context, app, ref string) (rollout.DeployRequested, mirror.Commit, api.Recipe, error) {
 	w := t.watchers[app]
 	if w == nil {
@@ -139,10 +140,7 @@ func (t *Trigger) Preview(ctx context.Context, app, ref string) (rollout.DeployR
 		return rollout.DeployRequested{}, mirror.Commit{}, api.Recipe{}, err
 	}
 	rel, recipe, err := w.app.release(ctx, c)
-	if err != nil {
-		return rollout.DeployRequested{}, mirror.Commit{}, api.Recipe{}, err
-	}
-	return rollout.DeployRequested{App: app, Release: rel}, c, recipe, nil
+	return rollout.DeployRequested{App: app, Release: rel}, c, recipe, err
 }
 
 func (w *watcher) resolve(ctx context.Context, ref string) (mirror.Commit, error) {
