@@ -33,6 +33,7 @@ type coordinator struct {
 	seen    []api.SyncRequest
 	logs    map[string]string // by step, in order of the numbers
 	chunks  map[string]bool
+	posted  []api.LogChunk
 	changed chan struct{} // closed and replaced at every change
 }
 
@@ -104,6 +105,7 @@ func (c *coordinator) PostLogs(_ context.Context, rq api.LogRequest) error {
 		if !c.chunks[id] {
 			c.chunks[id] = true
 			c.logs[string(k.Step)] += k.Data
+			c.posted = append(c.posted, k)
 		}
 	}
 	c.broadcast()

@@ -43,7 +43,7 @@ func (p *app) hook(ctx context.Context, target string, h activate.Hook) error {
 		way, name = 1, name+"-undo"
 	}
 	// Each process of the agent, and each direction, has chunks of output of its own.
-	out := p.a.logs.stream(p.name, t.Rollout, h.Step, (int(t.Number)*2+way)*maxRuns+int(p.a.identity.Epoch%maxRuns))
+	out := p.a.logs.streamOf(p.name, t.Instance, t.Rollout, h.Step, (int(t.Number)*2+way)*maxRuns+int(p.a.identity.Epoch%maxRuns))
 	defer out.close()
 	fmt.Fprintf(out, "[%s of %s, turn %d]\n", name, target, t.Number)
 	env, secrets, err := p.environment(ctx, t.Spec.Unit, t.Rollout, h.Release, out)

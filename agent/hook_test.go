@@ -43,6 +43,32 @@ func TestHooksRunInATurnAndKnowWhereTheyAre(t *testing.T) {
 	s.c.await(t, "the hook's output arrives", func() bool { return strings.Contains(s.c.logs["after_drain"], want) })
 }
 
+// Of several instances on a node, the output of a hook tells whose it is.
+func TestTheOutputOfAHookTellsItsInstance(t *testing.T) {
+	t.Parallel()
+	s := newSmall(t)
+	s.start(t)
+	r := s.repo.release(map[string]string{"f": "1"}, "echo built")
+	r.Recipe.Hooks = &api.Hooks{BeforeDrain: []string{`echo "instance $LOCKSTEP_INSTANCE"`}, Timeout: api.Duration(time.Minute)}
+	s.prepare(r, 1)
+	s.c.awaitPresent(t, hello, r.ID)
+	s.c.set(hello, func(a *api.Assignment) {
+		a.Spec.Unit = "hello@.service"
+		a.Targets = []api.Goal{
+			{Target: "hello@web1:8000", Instance: "8000", Unit: "hello@8000.service"},
+			{Target: "hello@web1:8001", Instance: "8001", Unit: "hello@8001.service", Release: r.ID, Turn: 1},
+		}
+	})
+	s.c.await(t, "the hook's output arrives", func() bool { return strings.Contains(s.c.logs["before_drain"], "instance 8001\n") })
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	for _, k := range s.c.posted {
+		if want := map[api.Step]string{api.StepBeforeDrain: "8001"}[k.Step]; k.Instance != want {
+			t.Errorf("output of %s belongs to instance %q, want %q: %s", k.Step, k.Instance, want, k.Data)
+		}
+	}
+}
+
 func TestAHookThatHangsFailsItsTurn(t *testing.T) {
 	t.Parallel()
 	s := newSmall(t)

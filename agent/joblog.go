@@ -55,7 +55,12 @@ type stream struct {
 
 // stream begins the output of a step that is done for the runs-th time.
 func (l *logs) stream(app, rollout string, step api.Step, runs int) *stream {
-	s := &stream{l: l, next: api.LogChunk{App: app, Rollout: rollout, Step: step, Number: uint64(runs-1) * runNumbers}}
+	return l.streamOf(app, "", rollout, step, runs)
+}
+
+// streamOf is stream of a step that is done for one instance of the app.
+func (l *logs) streamOf(app, instance, rollout string, step api.Step, runs int) *stream {
+	s := &stream{l: l, next: api.LogChunk{App: app, Instance: instance, Rollout: rollout, Step: step, Number: uint64(runs-1) * runNumbers}}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open[s] = true

@@ -297,6 +297,16 @@ func TestLogs(t *testing.T) {
 	}
 	golden(t, "logs-follow", f, "logs", "hello-3", "--follow", "--node", "web2")
 
+	of := func(n int64, instance, data string) api.LogLine {
+		l := line(n, "web1", api.StepAfterDrain, data)
+		l.Instance = instance
+		return l
+	}
+	before := f.logs
+	f.logs = append(f.logs, of(7, "8000", "hand "), of(8, "8001", "hand over\n"), of(9, "8000", "over\n"))
+	golden(t, "logs-instances", f, "logs", "hello", "--node", "web1", "--step", "after_drain")
+	f.logs = before
+
 	r := deployctl(t, f, "logs", "hello-3", "--json")
 	if n := strings.Count(r.stdout, "\n"); n != 6 || r.code != 0 {
 		t.Errorf("exit %d, %d lines:\n%s", r.code, n, r.stdout)

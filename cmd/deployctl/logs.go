@@ -19,7 +19,8 @@ func (c *cli) logsCommand() *cobra.Command {
 		Use:   "logs ROLLOUT|APP",
 		Short: "The output of a rollout's steps on its nodes",
 		Long: `Prints the output of a rollout's steps, or of the newest rollout of an app. Each
-line begins with its node and step, unless --node and --step leave no choice.`,
+line begins with its node, with the instance if it is of one of several, and
+step, unless --node and --step leave no choice.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeAppsAndLive,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -115,16 +116,16 @@ type logWriter struct {
 }
 
 type logStream struct {
-	node    string
-	step    api.Step
-	partial string
+	node, instance string
+	step           api.Step
+	partial        string
 }
 
 // maxPartial bounds how much of a line is kept until its end comes.
 const maxPartial = 1 << 20
 
 func (w *logWriter) add(l api.LogLine) {
-	s := w.stream(l.Node, l.Step)
+	s := w.stream(l)
 	s.partial += l.Data
 	for {
 		line, rest, ended := strings.Cut(s.partial, "\n")
@@ -140,13 +141,13 @@ func (w *logWriter) add(l api.LogLine) {
 	}
 }
 
-func (w *logWriter) stream(node string, step api.Step) *logStream {
+func (w *logWriter) stream(l api.LogLine) *logStream {
 	for _, s := range w.streams {
-		if s.node == node && s.step == step {
+		if s.node == l.Node && s.instance == l.Instance && s.step == l.Step {
 			return s
 		}
 	}
-	s := &logStream{node: node, step: step}
+	s := &logStream{node: l.Node, instance: l.Instance, step: l.Step}
 	w.streams = append(w.streams, s)
 	return s
 }
@@ -165,8 +166,12 @@ func (w *logWriter) line(s *logStream, line string) {
 	// A progress bar writes over itself: what it said last counts.
 	line = strings.TrimRight(line, "\r")
 	line = line[strings.LastIndexByte(line, '\r')+1:]
-	if w.prefix {
-		line = strings.TrimRight(fmt.Sprintf("%s %s | %s", orUnknown(s.node), orUnknown(s.step), line), " ")
+	if w.prefix || s.instance != "" {
+		place := orUnknown(s.node)
+		if s.instance != "" {
+			place += ":" + oneLine(s.instance)
+		}
+		line = strings.TrimRight(fmt.Sprintf("%s %s | %s", place, orUnknown(s.step), line), " ")
 	}
 	if _, err := io.WriteString(w.out, line+"\n"); err != nil && w.failed == nil {
 		w.failed = fmt.Errorf("cannot write the output: %w", err)

@@ -161,6 +161,7 @@ type LogLine struct {
 	At       time.Time `json:"at"`
 	Node     string    `json:"node"`
 	App      string    `json:"app"`
+	Instance string    `json:"instance,omitempty"` // of the app on the node, where the output is of one
 	Rollout  string    `json:"rollout"`
 	Step     Step      `json:"step"`
 	Data     string    `json:"data"`

@@ -564,12 +564,15 @@ type Cloud struct {
 // LogChunk is a piece of the output of one step. Chunks of one stream (node,
 // app, rollout, step) are numbered from 0; posting one again is harmless.
 type LogChunk struct {
-	App     string    `json:"app"`
-	Rollout string    `json:"rollout"`
-	Step    Step      `json:"step"`
-	Number  uint64    `json:"number"`
-	At      time.Time `json:"at"`
-	Data    string    `json:"data"`
+	App string `json:"app"`
+	// Instance is the app's on the node that the output is of; "" where it is of the
+	// whole node, or there is only one.
+	Instance string    `json:"instance,omitempty"`
+	Rollout  string    `json:"rollout"`
+	Step     Step      `json:"step"`
+	Number   uint64    `json:"number"`
+	At       time.Time `json:"at"`
+	Data     string    `json:"data"`
 }
 
 // LogRequest is what an agent posts to /agent/v1/logs; answered 204 once stored.

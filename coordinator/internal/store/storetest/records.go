@@ -191,4 +191,13 @@ func testLogs(t *testing.T, s store.Store) {
 	equal(t, "what follows", read(store.LogQuery{Rollout: "blog-1", After: lines[1].Position}), web2+empty+last)
 	want := api.LogLine{Position: lines[0].Position, At: noon, Node: "web1", App: "blog", Rollout: "blog-1", Step: api.StepFetch, Data: "fetch\n"}
 	equal(t, "a line", lines[0], want)
+
+	first, second := chunk("multi", api.StepAfterDrain, 0, "one\n"), chunk("multi", api.StepAfterDrain, 1, "two\n")
+	first.Rollout, second.Rollout, first.Instance, second.Instance = "multi-1", "multi-1", "8000", "8001"
+	appendLogs("web1", first, second)
+	var instances []string
+	for _, l := range must(s.Logs(t.Context(), store.LogQuery{Rollout: "multi-1"}))(t) {
+		instances = append(instances, l.Instance)
+	}
+	equal(t, "whose output it is", instances, []string{"8000", "8001"})
 }
