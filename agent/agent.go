@@ -60,7 +60,7 @@ type Deps struct {
 	// Sources sends commits that the coordinator fetches.
 	Sources Sources
 	// Balancer makes the provider for a node's target of any other; nil stands for
-	// [NewBalancer].
+	// the product itself, with the configured token.
 	Balancer func(b api.Balancer, node, server string) (lbclient.Provider, error)
 	// Sandbox runs what commands the coordinator names; nil stands for one without
 	// systemd.
@@ -117,9 +117,7 @@ func Run(ctx context.Context, c Config, version string, log *slog.Logger, ready 
 // belongs to the agent until Run returns.
 func New(c Config, d Deps) (*Agent, error) {
 	if d.Balancer == nil {
-		d.Balancer = func(b api.Balancer, node, server string) (lbclient.Provider, error) {
-			return NewBalancer(b, node, server, c.BalancerToken)
-		}
+		d.Balancer = openWith(c.BalancerToken)
 	}
 	if d.Sandbox == nil {
 		d.Sandbox = sandbox.New(sandbox.Config{Dir: filepath.Join(c.State, "jobs")})

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -13,38 +12,6 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
-
-func TestEveryTypeThatAgentsSpeakToIsKnown(t *testing.T) {
-	tokens := func(string) (string, error) { return "secret", nil }
-	for name, c := range map[string]struct {
-		b      api.Balancer
-		server string
-		class  lbclient.Class // "" when it is to be made
-	}{
-		"haproxy":          {api.Balancer{Type: "haproxy", Endpoints: []string{"unix:///run/a.sock"}, Backends: []string{"web"}}, "web1", ""},
-		"nginx":            {api.Balancer{Type: "nginx", Nginx: &api.Nginx{File: "/etc/nginx/upstreams.conf"}}, "10.0.0.11:8080", ""},
-		"caddy":            {api.Balancer{Type: "caddy", Caddy: &api.Caddy{Endpoint: "unix:///run/a.sock", Handlers: []string{"web"}}}, "10.0.0.11:8080", ""},
-		"exec":             {api.Balancer{Type: "exec", Exec: &api.Exec{Command: []string{"/bin/true"}}}, "web1", ""},
-		"nginx, malformed": {api.Balancer{Type: "nginx", Nginx: &api.Nginx{File: "upstreams.conf"}}, "10.0.0.11:8080", lbclient.ClassInvalid},
-		"nginx, untold":    {api.Balancer{Type: "nginx"}, "10.0.0.11:8080", lbclient.ClassUnsupported},
-		"hetzner":          {api.Balancer{Type: "hetzner", Cloud: &api.Cloud{LoadBalancer: "front", Mode: "remove"}}, "web1", ""},
-		"digitalocean":     {api.Balancer{Type: "digitalocean", Cloud: &api.Cloud{LoadBalancer: "4de7ac8b-495b-4884-9a69-1050c6793cd6", Mode: "remove", Settle: api.Duration(time.Second)}}, "web1", ""},
-		"a cloud, untold":  {api.Balancer{Type: "hetzner"}, "web1", lbclient.ClassUnsupported},
-		"of the future":    {api.Balancer{Type: "quantum"}, "web1", lbclient.ClassUnsupported},
-	} {
-		c.b.Name = "edge"
-		lb, err := NewBalancer(c.b, "web1", c.server, tokens)
-		var e *lbclient.Error
-		switch {
-		case c.class == "" && err != nil:
-			t.Errorf("%s: %v", name, err)
-		case c.class == "":
-			lb.Close()
-		case !errors.As(err, &e) || e.Class != c.class:
-			t.Errorf("%s: got %v, want %s", name, err, c.class)
-		}
-	}
-}
 
 // blind is a balancer that holds a drain, and counts only if told to.
 type blind struct {
@@ -160,7 +127,7 @@ func TestTheQuietWindowIsConfigured(t *testing.T) {
 // Without a token of its own the agent says where to write it.
 func TestACloudNeedsAToken(t *testing.T) {
 	b := api.Balancer{Name: "front", Type: "hetzner", Cloud: &api.Cloud{LoadBalancer: "front", Mode: "remove"}}
-	_, err := NewBalancer(b, "web1", "web1", Config{}.BalancerToken)
+	_, err := openWith(Config{}.BalancerToken)(b, "web1", "web1")
 	if lbclient.ClassOf(err) != lbclient.ClassDenied || !strings.Contains(err.Error(), "balancers: {front: {token: {file:") {
 		t.Errorf("got %v", err)
 	}

@@ -22,13 +22,12 @@ func TestEveryBalancerOfAValidFileCanBeSpokenTo(t *testing.T) {
 		if b.Via != config.ViaCoordinator {
 			continue
 		}
-		p, ok := products[b.Type]
-		if !ok {
+		if _, ok := products[b.Type]; !ok {
 			t.Errorf("%s: the coordinator knows no type %q", b.Name, b.Type)
 			continue
 		}
 		for _, n := range a.Nodes {
-			lb, err := p.open(b, n, a.Server(config.Place{Node: n}))
+			lb, err := open(f, b, a.Server(config.Place{Node: n}))
 			if err != nil {
 				t.Errorf("%s: %v", b.Name, err)
 				continue

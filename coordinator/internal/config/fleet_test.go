@@ -185,6 +185,36 @@ func TestAgentsAreToldWhatTheyNeed(t *testing.T) {
 	}
 }
 
+// Whoever speaks to a balancer himself knows all that is needed, whoever that is.
+func TestHowToSpeakToABalancer(t *testing.T) {
+	secretsInEnv(t)
+	f, err := Load("testdata/valid.balancers.yaml")
+	must(t, err)
+	for name, want := range map[string]api.Balancer{
+		"shop": {Nginx: &api.Nginx{
+			File: "/etc/nginx/shop.conf", Upstreams: []string{"shop", "shop-admin"}, PIDFile: "/run/other.pid",
+			Test: []string{"sudo", "nginx", "-t"}, Reload: []string{"systemctl", "reload", "nginx"}}},
+		"lone":    {Exec: &api.Exec{Command: []string{"/etc/lockstep/balancer"}}},
+		"parking": {Caddy: &api.Caddy{Endpoint: "http://127.0.0.1:2019", Handlers: []string{"web", "admin"}, Parked: "all"}},
+		"private": {Cloud: &api.Cloud{
+			LoadBalancer: "4711", Endpoint: "https://proxy.example/v1", Mode: "remove", IPs: map[string]string{"web1": "10.0.0.11", "web2": "fd00::12"}}},
+		"gated": {Cloud: &api.Cloud{LoadBalancer: "front", Mode: "gate"}, Gate: &api.Gate{Port: 9101, Path: "/ready/gated", Refusal: 503}},
+		"ocean": {Cloud: &api.Cloud{
+			LoadBalancer: "4de7ac8b-495b-4884-9a69-1050c6793cd6", Mode: "remove", Droplets: map[string]int{"web1": 3164444, "web2": 3164445},
+			Settle: api.Duration(15 * time.Second)}},
+	} {
+		b := f.Balancer(name)
+		got := b.Direct()
+		got = api.Balancer{Nginx: got.Nginx, Caddy: got.Caddy, Exec: got.Exec, Cloud: got.Cloud, Gate: got.Gate}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, %+v, expected %+v, %+v", name, got, got.Cloud, want, want.Cloud)
+		}
+		if token := string(b.Token().Bytes()); (token == "the-secret-of-CLOUD-0123456789") != (want.Cloud != nil) {
+			t.Errorf("%s: the token is %q", name, token)
+		}
+	}
+}
+
 func TestRevisionOfBalancers(t *testing.T) {
 	secretsInEnv(t)
 	for name, c := range map[string]struct {

@@ -48,7 +48,18 @@ func (a *App) Spec(n *Node) api.Spec {
 // spec is what agents are told. How to speak to a balancer is told to those who
 // do; HAProxy's place always was.
 func (b *Balancer) spec() *api.Balancer {
-	s := &api.Balancer{
+	s := b.Direct()
+	if b.Via == ViaCoordinator {
+		s.Via = api.ViaCoordinator
+		s.Nginx, s.Caddy, s.Exec, s.Cloud = nil, nil, nil, nil
+	}
+	return &s
+}
+
+// Direct is what somebody must know who speaks to the balancer himself, besides
+// [Balancer.Token]. The gate that a cloud polls is that of its only app.
+func (b *Balancer) Direct() api.Balancer {
+	s := api.Balancer{
 		Name:           b.Name,
 		Type:           b.Type,
 		MinHealthy:     b.MinHealthy,
@@ -62,9 +73,8 @@ func (b *Balancer) spec() *api.Balancer {
 	if h := b.HAProxy; h != nil {
 		s.Endpoints, s.Backends, s.AllowUnreachable = h.Endpoints, h.Backends, h.AllowUnreachable
 	}
-	if b.Via == ViaCoordinator {
-		s.Via = api.ViaCoordinator
-		return s
+	if g := b.Gate; g != nil {
+		s.Gate = &api.Gate{Port: g.Port, Path: g.Path, Refusal: g.Refusal}
 	}
 	switch {
 	case b.Nginx != nil:
@@ -92,6 +102,17 @@ func (b *Balancer) spec() *api.Balancer {
 		}
 	}
 	return s
+}
+
+// Token is what a cloud asks for; empty for any other balancer.
+func (b *Balancer) Token() Secret {
+	switch {
+	case b.Hetzner != nil:
+		return b.Hetzner.Token
+	case b.DigitalOcean != nil:
+		return b.DigitalOcean.Token
+	}
+	return Secret{}
 }
 
 // Goal is what tells one of the app's targets from the others on its node, apart
