@@ -168,3 +168,18 @@ func TestMemoryInPercentIsOfTheNode(t *testing.T) {
 	}
 	s.c.awaitPresent(t, hello, r.ID)
 }
+
+// A bundler puts into its files which commit they are of. What differs from node to
+// node, or from rollout to rollout, no build is told: its files would differ, too.
+func TestABuildIsToldItsRelease(t *testing.T) {
+	t.Parallel()
+	s := newSmall(t)
+	s.start(t)
+	r := s.repo.release(map[string]string{"f": "1"}, "env | grep ^LOCKSTEP_ | grep -v -e ^LOCKSTEP_JOB= -e ^LOCKSTEP_CACHE= | sort > told")
+	s.prepare(r, 1)
+	s.c.awaitPresent(t, hello, r.ID)
+	want := "LOCKSTEP_APP=hello\nLOCKSTEP_RELEASE=" + r.ID + "\nLOCKSTEP_SHA=" + r.SHA + "\n"
+	if b, err := os.ReadFile(filepath.Join(s.cfg.Apps, hello, "releases", r.ID, "told")); err != nil || string(b) != want {
+		t.Errorf("a build is told %q, %v; want %q", b, err, want)
+	}
+}

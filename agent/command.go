@@ -5,19 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"maps"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
 	"github.com/lockstep-deploy/lockstep/agent/internal/sandbox"
-	"github.com/lockstep-deploy/lockstep/agent/internal/unit"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
-	"github.com/lockstep-deploy/lockstep/internal/unitfile"
 )
 
 // commanded is the release command in progress.
@@ -176,59 +170,14 @@ func (p *app) command(ctx context.Context, d *journal.Doc, c journal.Command, re
 	job := sandbox.Job{
 		Name: p.commandName(c), What: "release", Reason: api.ReasonCommandFailed,
 		Commands: r.Recipe.ReleaseCommand, Dir: p.store.Path(r.ID), User: p.a.cfg.BuildUser,
-		Cache:  filepath.Join(p.a.cfg.State, "cache", p.name),
 		Limits: limitsOf(r.Recipe, r.Recipe.ReleaseTimeout), Grace: buildGrace,
 	}
 	if resumed {
 		fmt.Fprintln(out, "[the agent was restarted here; a moment of output may be missing]")
-	} else if job.Env, job.Secrets, err = p.environment(ctx, unitOf(d.Assignment), c.Rollout, r, out); err != nil {
+	} else if err := p.surround(ctx, &job, unitOf(d.Assignment), r, p.ofRollout(r, c.Rollout), out); err != nil {
 		return err
 	}
 	return p.a.deps.Sandbox.Run(ctx, job, out)
-}
-
-// environment is what an app's own commands find around them: what the recipe
-// says, what its unit is started with, and who they are. What is in files may be
-// secret.
-func (p *app) environment(ctx context.Context, name, rollout string, r api.Release, out io.Writer) (env []string, secrets map[string]string, err error) {
-	set, secrets := maps.Clone(r.Recipe.Env), map[string]string{}
-	if set == nil {
-		set = map[string]string{}
-	}
-	if run := r.Recipe.Run; run != nil {
-		// Its unit is still that of the release before, if there is one.
-		vars, err := unit.EnvironmentFile(unitfile.Variables(p.a.cfg.Apps, p.name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			fmt.Fprintf(out, "[without a file of variables: %v]\n", err)
-		}
-		for key, value := range run.Env {
-			set[key] = strings.ReplaceAll(value, "{instance}", unitfile.Instance(name))
-		}
-		maps.Copy(secrets, vars)
-	} else if read := p.a.deps.Environment; read != nil && name != "" {
-		e, err := read(ctx, name)
-		if err != nil {
-			fmt.Fprintf(out, "[without what %s is started with: %v]\n", name, err)
-		}
-		for _, why := range e.Unread {
-			fmt.Fprintf(out, "[without a file of variables of %s: %s]\n", name, why)
-		}
-		maps.Copy(set, e.Set)
-		maps.Copy(secrets, e.Files)
-	}
-	for _, name := range r.Recipe.Secrets {
-		if secrets[name], err = p.a.cfg.Secret(name); err != nil {
-			return nil, nil, err
-		}
-	}
-	maps.Copy(set, map[string]string{
-		"LOCKSTEP_APP": p.name, "LOCKSTEP_NODE": p.a.cfg.Name, "LOCKSTEP_RELEASE": r.ID, "LOCKSTEP_SHA": r.SHA,
-		"LOCKSTEP_ROLLOUT": rollout,
-	})
-	for name := range secrets {
-		delete(set, name)
-	}
-	return environment(set), secrets, nil
 }
 
 // unitOf is the unit of the app's first target here, "" where there is none.

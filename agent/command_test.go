@@ -42,12 +42,14 @@ func TestAReleaseCommandRunsOnceForEachNumber(t *testing.T) {
 	count := filepath.Join(t.TempDir(), "count")
 	s.deps.Environment = func(context.Context, string) (unit.Environment, error) {
 		return unit.Environment{
-			Set: map[string]string{"PORT": "8000"}, Files: map[string]string{"DATABASE": "postgres://top-secret"},
+			// What is Lockstep's own to say, nobody else does.
+			Set:    map[string]string{"PORT": "8000", "LOCKSTEP_APP": "other", "LOCKSTEP_MODE": "x"},
+			Files:  map[string]string{"DATABASE": "postgres://top-secret", "LOCKSTEP_RELEASE": "other"},
 			Unread: []string{"open /etc/other.env: permission denied"},
 		}, nil
 	}
 	s.start(t)
-	r := s.offer(t, 7, `echo "$LOCKSTEP_APP $LOCKSTEP_RELEASE $PORT $DATABASE" | tee -a `+count+`; test "$(cat f)" = 1`)
+	r := s.offer(t, 7, `echo "$LOCKSTEP_APP $LOCKSTEP_RELEASE $LOCKSTEP_MODE $PORT $DATABASE" | tee -a `+count+`; test "$(cat f)" = 1`)
 	claimed := s.awaitCommand(t, "the number is claimed", func(c api.CommandReport) bool { return c.Number == 7 })
 	if claimed.Running || over(claimed) {
 		t.Fatalf("begun without leave: %+v", claimed)
@@ -67,7 +69,7 @@ func TestAReleaseCommandRunsOnceForEachNumber(t *testing.T) {
 	s.command(r, 7, true)
 	s.command(r, 8, false)
 	s.awaitCommand(t, "a later one is claimed", func(c api.CommandReport) bool { return c.Number == 8 })
-	want := hello + " " + r.ID + " 8000 postgres://top-secret\n"
+	want := hello + " " + r.ID + "  8000 postgres://top-secret\n"
 	if b, err := os.ReadFile(count); err != nil || string(b) != want {
 		t.Errorf("%q, %v; want %q", b, err, want)
 	}
@@ -147,7 +149,7 @@ func TestAReleaseCommandOutlivesItsAgent(t *testing.T) {
 	t.Parallel()
 	s, _ := sandboxed(t)
 	// The system is read-only to it, save for the cache.
-	cache := filepath.Join(s.cfg.State, "cache", hello)
+	cache := filepath.Join(s.cfg.State, "cache", hello+".commands")
 	count, end := filepath.Join(cache, "count"), filepath.Join(cache, "end")
 	s.start(t)
 	r := s.offer(t, 1, "cd $LOCKSTEP_CACHE && echo ran >> count; echo up; while ! test -e end; do sleep 0.1; done")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
@@ -46,19 +45,18 @@ func (p *app) hook(ctx context.Context, target string, h activate.Hook) error {
 	out := p.a.logs.streamOf(p.name, t.Instance, t.Rollout, h.Step, (int(t.Number)*2+way)*maxRuns+int(p.a.identity.Epoch%maxRuns))
 	defer out.close()
 	fmt.Fprintf(out, "[%s of %s, turn %d]\n", name, target, t.Number)
-	env, secrets, err := p.environment(ctx, t.Spec.Unit, t.Rollout, h.Release, out)
+	fallback := t.Fallback
+	if h.Undo {
+		fallback = "" // it is on its way there
+	}
+	job := sandbox.Job{
+		Name: fmt.Sprintf("%s.%s.hook.%d-%s.%s", p.name, p.a.identity.Instance, t.Number, t.Instance, name), What: string(h.Step), Reason: api.ReasonHookFailed,
+		Commands: h.Commands, Dir: p.store.Path(h.Release.ID), User: p.a.cfg.BuildUser,
+		Limits: limitsOf(h.Release.Recipe, h.Release.Recipe.Hooks.Timeout), Grace: buildGrace,
+	}
+	err := p.surround(ctx, &job, t.Spec.Unit, h.Release, p.ofTurn(h.Release, t.Rollout, target, t.Instance, fallback), out)
 	if err == nil {
-		fallback := t.Fallback
-		if h.Undo {
-			fallback = "" // it is on its way there
-		}
-		env = append(env, "LOCKSTEP_TARGET="+target, "LOCKSTEP_INSTANCE="+t.Instance, "LOCKSTEP_FALLBACK="+fallback)
-		err = p.a.deps.Sandbox.Run(inner, sandbox.Job{
-			Name: fmt.Sprintf("%s.%s.hook.%d-%s.%s", p.name, p.a.identity.Instance, t.Number, t.Instance, name), What: string(h.Step), Reason: api.ReasonHookFailed,
-			Commands: h.Commands, Dir: p.store.Path(h.Release.ID), Env: env, Secrets: secrets, User: p.a.cfg.BuildUser,
-			Cache:  filepath.Join(p.a.cfg.State, "cache", p.name),
-			Limits: limitsOf(h.Release.Recipe, h.Release.Recipe.Hooks.Timeout), Grace: buildGrace,
-		}, out)
+		err = p.a.deps.Sandbox.Run(inner, job, out)
 	}
 	if err != nil {
 		fmt.Fprintf(out, "%v\n", err)

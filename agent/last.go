@@ -87,7 +87,7 @@ func (p *app) askLast(d *journal.Doc, n int) lastAnswer {
 	err := p.a.deps.Sandbox.Run(ctx, sandbox.Job{
 		Name: fmt.Sprintf("%s.%s.last_if.%d.%d", p.name, p.a.identity.Instance, p.a.identity.Epoch, n), What: "last_if",
 		Reason: api.ReasonInternal, Commands: []string{fmt.Sprintf(lastScript, lastIf(d))}, Dir: p.currentDir(d),
-		Env: []string{"LOCKSTEP_APP=" + p.name, "LOCKSTEP_NODE=" + p.a.cfg.Name}, User: p.a.cfg.BuildUser, Grace: time.Second,
+		Env: environment(p.ofNode()), User: p.a.cfg.BuildUser, Grace: time.Second,
 	}, &out)
 	l := lastAnswer{given: true}
 	switch {

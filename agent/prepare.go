@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -351,7 +350,7 @@ func (p *app) buildJob(r api.Release, attempt int) (sandbox.Job, error) {
 	}
 	return sandbox.Job{
 		Name: fmt.Sprintf("%s%s.%d", p.builds(), r.ID, attempt), What: "build", Reason: api.ReasonBuildFailed,
-		Commands: r.Recipe.Build, Dir: dir, Env: environment(r.Recipe.Env), Secrets: secrets, User: p.a.cfg.BuildUser,
+		Commands: r.Recipe.Build, Dir: dir, Env: environment(r.Recipe.Env, p.ofRelease(r)), Secrets: secrets, User: p.a.cfg.BuildUser,
 		Cache: filepath.Join(p.a.cfg.State, "cache", p.name), Writable: []string{dir},
 		Limits: limitsOf(r.Recipe, r.Recipe.Timeout), Background: true, Grace: buildGrace,
 	}, nil
@@ -392,13 +391,4 @@ func (p *app) resumes(ctx context.Context, job sandbox.Job, id string) (bool, er
 		return false, err
 	}
 	return keep != "", p.store.Unstage(id)
-}
-
-// environment is what the recipe says, in a settled order.
-func environment(env map[string]string) []string {
-	out := make([]string, 0, len(env))
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		out = append(out, k+"="+env[k])
-	}
-	return out
 }

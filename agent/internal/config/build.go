@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -33,6 +34,10 @@ func (r *reader) secrets(n ast.Node) map[string]string {
 		name := keyOf(v)
 		if !variableName.MatchString(name) {
 			r.fail(v.Key, "secrets", "expected the name of an environment variable, of letters, digits and underscores, such as NPM_TOKEN")
+			continue
+		}
+		if strings.HasPrefix(name, "LOCKSTEP_") {
+			r.fail(v.Key, "secrets", "expected a name that does not begin with LOCKSTEP_: those are set by Lockstep; write another one, here and in fleet.yaml")
 			continue
 		}
 		if _, twice := all[name]; twice {

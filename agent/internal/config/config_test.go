@@ -93,6 +93,7 @@ func TestMistakesNameTheLineAndWhatToWrite(t *testing.T) {
 		"build":              {ok + "build: {usr: x}\n", []string{"agent.yaml:4:", `"usr"`, "user"}},
 		"build secret":       {ok + "secrets:\n  NPM_TOKEN: hunter2\n", []string{"agent.yaml:5:", "secrets.NPM_TOKEN", "file"}},
 		"secret's name":      {ok + "secrets: {npm-token: {file: /t}}\n", []string{"agent.yaml:4:", "NPM_TOKEN"}},
+		"secret of ours":     {ok + "secrets:\n  LOCKSTEP_SHA: {file: /t}\n", []string{"agent.yaml:5:", "LOCKSTEP_"}},
 		"balancer's token":   {ok + "balancers: {front: {token: hunter2}}\n", []string{"agent.yaml:4:", "balancers.front.token", "file"}},
 		"balancer, no token": {ok + "balancers: {front: {}}\n", []string{"agent.yaml:4:", "balancers.front", "token"}},
 		"secrets as a list":  {ok + "secrets: [hunter2]\n", []string{"agent.yaml:4:", "names and files"}},

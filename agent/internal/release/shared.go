@@ -17,6 +17,17 @@ const sharedName = "shared"
 // SharedPath is where what all releases share as path is kept.
 func (s *Store) SharedPath(path string) string { return filepath.Join(s.dir, sharedName, path) }
 
+// SharedPaths is all that the app's own commands may write to for what is shared:
+// the directory itself, in which programs put files beside theirs, and each of the
+// paths, which may be a link to elsewhere.
+func (s *Store) SharedPaths(paths []string) []string {
+	all := []string{filepath.Join(s.dir, sharedName)}
+	for _, p := range paths {
+		all = append(all, s.SharedPath(p))
+	}
+	return all
+}
+
 // CheckShared makes the shared directories, those of the paths that end in a
 // slash, and tells of a file that is missing; [api.ReasonSharedMissing].
 func (s *Store) CheckShared(paths []string) error {

@@ -129,7 +129,8 @@ func (s *Sandbox) loosen(yes bool) {
 // user whom the agent is not.
 func (s *Sandbox) group(why, as string) api.Sandbox {
 	r := api.Sandbox{With: withGroup, Why: why}
-	if err := groupUser(as); err != nil {
+	name, dynamic := Job{User: as}.user()
+	if err := groupUser(name, dynamic); err != nil {
 		r.Problem = why + "; " + err.Error()
 		return r
 	}

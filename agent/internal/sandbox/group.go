@@ -34,11 +34,12 @@ func startGroup(j Job) (running, error) {
 		return nil, fmt.Errorf("cannot start the %s in %s: %w", j.What, j.Dir, err)
 	}
 	killMarked(func(m string) bool { return m == j.Name })
-	if err := groupUser(j.User); err != nil {
+	name, dynamic := j.user()
+	if err := groupUser(name, dynamic); err != nil {
 		return fail(err)
 	}
-	if j.User == Dynamic {
-		j.User = "" // whoever is not root can be nobody else
+	if dynamic {
+		j = j.as("") // whoever is not root can be nobody else
 	}
 	o, err := hand(j)
 	if err != nil {
@@ -116,9 +117,12 @@ func (g *group) finish() (ending, error) {
 // groupUser tells whether jobs can run as the user in a process group: where
 // there is no systemd, nobody makes the one that exists only meanwhile, and as root
 // they shall run only where somebody says so.
-func groupUser(as string) error {
-	if as != Dynamic || os.Getuid() != 0 {
+func groupUser(name string, dynamic bool) error {
+	if !dynamic || os.Getuid() != 0 {
 		return nil
+	}
+	if name != dynamicUser {
+		return fault.Errorf(api.ReasonSystemd, "there is no systemd that could make the user %s for it, whom the app runs as (DynamicUser=)", name)
 	}
 	return fault.Errorf(api.ReasonSystemd, "there is no systemd that could make a user for it, and it is not to run as root; %s", makeUser)
 }

@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -155,4 +156,75 @@ func owned(t *testing.T, path string) *syscall.Stat_t {
 		t.Fatal(err)
 	}
 	return fi.Sys().(*syscall.Stat_t)
+}
+
+// An app's own commands run as its unit does, and write what that user may.
+func TestTheAppsCommandsRunAsTheApp(t *testing.T) {
+	name, dir := builder(t)
+	machine := os.Getenv(ofMachine) != ""
+	sandboxes := map[string]*sandbox.Sandbox{"process group": without(t)}
+	accounts := map[string]*unit.Account{"named": {User: name, Groups: []string{"daemon"}}}
+	if machine {
+		units := unit.New(unit.System)
+		t.Cleanup(units.Close)
+		sandboxes["systemd of the machine"] = sandbox.New(sandbox.Config{Units: units, System: true, Dir: t.TempDir()})
+		accounts["made"] = &unit.Account{User: "lockstep-test-made", Dynamic: true, State: []string{"lockstep-test"}, StateMode: 0o755}
+		t.Cleanup(func() { os.RemoveAll("/var/lib/private/lockstep-test"); os.Remove("/var/lib/lockstep-test") })
+	}
+	for with, s := range sandboxes {
+		for kind, account := range accounts {
+			if account.Dynamic && with == "process group" {
+				continue
+			}
+			t.Run(with+", "+kind, func(t *testing.T) {
+				release, shared := filepath.Join(dir, t.Name(), "release"), filepath.Join(dir, t.Name(), "shared")
+				for _, d := range []string{release, shared} {
+					if err := os.MkdirAll(d, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := os.WriteFile(filepath.Join(shared, "db"), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				writes := `test ! -w db && touch "$STATE_DIRECTORY/db"`
+				if !account.Dynamic {
+					writes = `echo more >> db && touch db-journal`
+					u, err := user.Lookup(name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					uid, err := strconv.Atoi(u.Uid)
+					for _, f := range []string{shared, filepath.Join(shared, "db")} {
+						if err := errors.Join(err, os.Chown(f, uid, -1)); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				var out bytes.Buffer
+				for n := 1; n <= 2; n++ {
+					err := s.Run(t.Context(), sandbox.Job{
+						Name: "app.release.abc-1." + strconv.Itoa(n), What: "release", Reason: api.ReasonCommandFailed, Dir: release, App: account, User: sandbox.Dynamic,
+						Open: []string{shared, filepath.Join(shared, "not-there")}, Cache: filepath.Join(dir, t.Name(), "state", "cache", "app"), Grace: time.Second,
+						Commands: []string{
+							`echo "as $(id -un), $(id -Gn)"; ! touch ` + release + `/x`, `cd ` + shared + ` && ` + writes,
+							`echo x >> "$HOME/n"; test $(wc -l < "$HOME/n") = ` + strconv.Itoa(n),
+						},
+					}, &out)
+					if err != nil {
+						t.Fatalf("%v\n%s", err, out.String())
+					}
+				}
+				want := "\nas " + account.User + ", " + account.User + " daemon\n"
+				if account.Dynamic {
+					want = "\nas " + account.User + ", " + account.User + "\n"
+				}
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("it ran as another user, or in other groups:\n%s", out.String())
+				}
+				if st := owned(t, filepath.Join(shared, "db")); (int(st.Uid) == os.Getuid()) != account.Dynamic {
+					t.Errorf("what is shared belongs to %d afterwards", st.Uid)
+				}
+			})
+		}
+	}
 }

@@ -7,16 +7,43 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
+// dynamicUser is the name of the user who exists only while a job runs.
+const dynamicUser = "lockstep-job"
+
+// user is whom the job runs as, "" for whom the agent runs as.
+func (j Job) user() (name string, dynamic bool) {
+	switch {
+	case j.App != nil:
+		return j.App.User, j.App.Dynamic
+	case j.User == Dynamic:
+		return dynamicUser, true
+	}
+	return j.User, false
+}
+
+// as is the job of another user, who exists.
+func (j Job) as(name string) Job {
+	j.User = name
+	if j.App != nil {
+		app := *j.App
+		app.User, app.Group, app.Groups, app.Dynamic = name, "", nil, false
+		j.App = &app
+	}
+	return j
+}
+
 // owner is whom a job's files belong to while it runs.
 type owner struct {
 	job      Job
 	uid, gid int
+	groups   []uint32 // besides gid, of a job without systemd
 	// switched: the job runs as another user than the agent.
 	switched bool
 }
@@ -29,26 +56,22 @@ func hand(j Job) (*owner, error) {
 	if err := makeCache(j.Cache); err != nil {
 		return nil, err
 	}
-	if j.User == "" || o.uid != 0 {
+	name, dynamic := j.user()
+	if name == "" || o.uid != 0 {
 		return o, nil
 	}
-	if j.User == Dynamic {
+	if dynamic {
 		o.switched = true
 		return o, nil
 	}
-	u, err := user.Lookup(j.User)
+	uid, gid, groups, err := j.ids(name)
 	if err != nil {
-		return nil, fmt.Errorf("%w; %s", err, makeUser)
-	}
-	uid, err1 := strconv.Atoi(u.Uid)
-	gid, err2 := strconv.Atoi(u.Gid)
-	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
 	if uid == o.uid {
 		return o, nil
 	}
-	o.switched, o.uid, o.gid = true, uid, gid
+	o.switched, o.uid, o.gid, o.groups = true, uid, gid, groups
 	dirs := j.Writable
 	if j.Cache != "" {
 		// What is in it is the work of earlier jobs; nothing there is changed but when
@@ -64,6 +87,49 @@ func hand(j Job) (*owner, error) {
 		}
 	}
 	return o, nil
+}
+
+// ids are the numbers of a user who exists, given by name or number, and the
+// groups of one whom the app runs as.
+func (j Job) ids(name string) (uid, gid int, groups []uint32, err error) {
+	u, err := user.Lookup(name)
+	if err != nil && j.App != nil {
+		if byID, err := user.LookupId(name); err == nil {
+			u = byID
+		} else {
+			return 0, 0, nil, fmt.Errorf("cannot run it as the app: %w; make the user that its unit names (User=)", err)
+		}
+	} else if err != nil {
+		return 0, 0, nil, fmt.Errorf("%w; %s", err, makeUser)
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	if err := errors.Join(err1, err2); err != nil || j.App == nil {
+		return uid, gid, nil, err
+	}
+	own, err := u.GroupIds()
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	for i, g := range append([]string{j.App.Group}, slices.Concat(j.App.Groups, own)...) {
+		if g == "" {
+			continue
+		}
+		id := g
+		if found, err := user.LookupGroup(g); err == nil {
+			id = found.Gid
+		}
+		n, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return 0, 0, nil, fmt.Errorf("cannot run it as the app: there is no group %s; make the one that its unit names (Group=, SupplementaryGroups=)", g)
+		}
+		if i == 0 {
+			gid = int(n)
+		} else {
+			groups = append(groups, uint32(n))
+		}
+	}
+	return uid, gid, groups, nil
 }
 
 // makeCache makes the cache. The way there must be open to the user of the job,
@@ -94,7 +160,7 @@ func (o *owner) credential() *syscall.Credential {
 	if !o.switched {
 		return nil
 	}
-	return &syscall.Credential{Uid: uint32(o.uid), Gid: uint32(o.gid)}
+	return &syscall.Credential{Uid: uint32(o.uid), Gid: uint32(o.gid), Groups: o.groups}
 }
 
 // takeBack makes the directories the agent's again, save for the cache: from then

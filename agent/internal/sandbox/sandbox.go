@@ -50,6 +50,10 @@ type Job struct {
 	// User is whom they run as: "" is whom the agent runs as, [Dynamic] one that
 	// exists only meanwhile. Only an agent that is root can choose.
 	User string
+	// App has them run as a unit's program does, and write where that may: they are
+	// the app's own commands. User does not count then. Where there is no systemd to
+	// make a user up, a Dynamic one is refused.
+	App *unit.Account
 	// Cache is a directory, made if need be, that they find as $LOCKSTEP_CACHE and
 	// $XDG_CACHE_HOME, and that outlives the job; "" for none.
 	Cache string
@@ -57,7 +61,10 @@ type Job struct {
 	// of their own; normally Dir. They belong to User while the job runs, and with
 	// all that is in them to the agent afterwards.
 	Writable []string
-	Limits   Limits
+	// Open are more paths that they may write to as far as whom they run as may: they
+	// keep their owners. What is not there is left out.
+	Open   []string
+	Limits Limits
 	// Background has the job yield to everything else on the machine.
 	Background bool
 	// Grace is how long a job that is cancelled or out of time may take to end

@@ -80,6 +80,9 @@ func (j Job) place() string {
 // argvOnly is what runs the commands with no more than their own environment.
 func (j Job) argvOnly() []string {
 	names := " PWD "
+	if j.App != nil {
+		names += "STATE_DIRECTORY "
+	}
 	for _, kv := range append(j.environment(), j.secrets()...) {
 		name, _, _ := strings.Cut(kv, "=")
 		names += name + " "

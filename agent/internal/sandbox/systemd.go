@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,8 +28,6 @@ const (
 
 const (
 	unitPrefix = "lockstep-"
-	// dynamicUser is the name of the user who exists only while a job runs.
-	dynamicUser = "lockstep-job"
 	// lookEvery is how often systemd is asked whether a job has ended that an agent
 	// before this one started.
 	lookEvery = 250 * time.Millisecond
@@ -149,7 +148,7 @@ func (s *Sandbox) launch(ctx context.Context, j Job) (_ running, err error) {
 	if r.owner, err = s.hand(j); err != nil {
 		return nil, err
 	}
-	t.Writable = r.owner.dirs()
+	t.Writable, t.Open = r.owner.dirs(), j.Open
 	if err := s.as(&t, r.owner); err != nil {
 		return nil, err
 	}
@@ -164,7 +163,7 @@ func (s *Sandbox) launch(ctx context.Context, j Job) (_ running, err error) {
 // hand is [hand] for a unit: a user's own systemd runs nothing as anybody else.
 func (s *Sandbox) hand(j Job) (*owner, error) {
 	if !s.cfg.System {
-		j.User = ""
+		j = j.as("")
 	}
 	return hand(j)
 }
@@ -172,12 +171,22 @@ func (s *Sandbox) hand(j Job) (*owner, error) {
 // as says whom the unit runs as. Nothing said, it would be whom systemd runs as,
 // which is more than an agent may be that is not root.
 func (s *Sandbox) as(t *unit.Transient, o *owner) error {
+	if app := o.job.App; app != nil {
+		t.Open = slices.Concat(t.Open, app.Writable)
+		if os.Getuid() == 0 || !s.cfg.System {
+			t.State, t.StateMode = app.State, app.StateMode
+		}
+		if os.Getuid() == 0 && s.cfg.System {
+			t.Group, t.Groups = app.Group, app.Groups
+		}
+	}
+	name, dynamic := o.job.user()
 	switch {
 	case !s.cfg.System:
-	case o.switched && o.job.User == Dynamic:
-		t.User, t.Dynamic, t.Owned = dynamicUser, true, t.Writable
+	case o.switched && dynamic:
+		t.User, t.Dynamic, t.Owned = name, true, t.Writable
 	case o.switched:
-		t.User = o.job.User
+		t.User = name
 	case o.uid != 0:
 		u, err := user.Current()
 		if err != nil {
@@ -194,7 +203,8 @@ func (s *Sandbox) attach(j Job) (running, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.owner = &owner{job: j, switched: s.cfg.System && os.Getuid() == 0 && j.User != ""}
+	name, _ := j.user()
+	r.owner = &owner{job: j, switched: s.cfg.System && os.Getuid() == 0 && name != ""}
 	r.watch(nil)
 	return r, nil
 }

@@ -9,8 +9,6 @@ import (
 	"maps"
 	"os"
 	"strings"
-
-	sd "github.com/coreos/go-systemd/v22/dbus"
 )
 
 // Environment is what a unit's file puts into the environment of its program.
@@ -19,30 +17,26 @@ type Environment struct {
 	// Files is what the files of EnvironmentFile= say, which may be secret.
 	Files map[string]string
 	// Unread says of each file that could not be read, and may be needed, why.
-	Unread []string
+	Unread  []string
+	Account Account
 }
 
-// Environment reads what a unit's program is started with. What PassEnvironment=,
-// UnsetEnvironment=, and the systemd itself add or take is not in it.
+// Environment reads what a unit's program is started with, and as whom. What
+// PassEnvironment=, UnsetEnvironment=, and the systemd itself add or take is not in
+// it. A unit that is not there, or is masked, is [api.ReasonUnitMissing].
 func (m *Manager) Environment(ctx context.Context, unit string) (Environment, error) {
 	e := Environment{Set: map[string]string{}, Files: map[string]string{}}
-	var props map[string]any
-	err := m.call(ctx, "read the environment of "+unit, func(ctx context.Context, c *sd.Conn) error {
-		var err error
-		props, err = c.GetUnitTypePropertiesContext(ctx, unit, "Service")
-		return err
-	})
+	st, err := m.state(ctx, unit)
 	if err != nil {
 		return e, err
 	}
-	set, _ := props["Environment"].([]string)
-	for _, kv := range set {
+	e.Account = account(st.props)
+	for _, kv := range get[[]string](st.props, "Environment") {
 		if k, v, ok := strings.Cut(kv, "="); ok {
 			e.Set[k] = v
 		}
 	}
-	files, _ := props["EnvironmentFiles"].([][]any)
-	for _, f := range files {
+	for _, f := range get[[][]any](st.props, "EnvironmentFiles") {
 		if len(f) != 2 {
 			continue
 		}

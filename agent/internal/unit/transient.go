@@ -31,13 +31,20 @@ type Transient struct {
 	// User is whom it runs as, "" for systemd's own. With Dynamic there need not be
 	// one of this name, and the directories in Owned are made that user's first.
 	User    string
+	Group   string   // "" for User's own
+	Groups  []string // more of them
 	Dynamic bool
 	Owned   []string
+
+	// State are directories as StateDirectory= has them, which are made if need be.
+	State     []string
+	StateMode uint32
 
 	// Confined has it see the system read-only but for Writable, a /tmp of its own,
 	// and nothing of Hidden.
 	Confined bool
 	Writable []string
+	Open     []string // more of it, as far as it is there
 	Hidden   []string
 
 	Memory     int64 // bytes; 0, here and below, is no limit
@@ -259,6 +266,16 @@ done
 `
 
 func (m *Manager) setUser(t Transient, set func(string, any)) {
+	if len(t.State) > 0 {
+		set("StateDirectory", t.State)
+		set("StateDirectoryMode", t.StateMode)
+	}
+	if t.Group != "" {
+		set("Group", t.Group)
+	}
+	if len(t.Groups) > 0 {
+		set("SupplementaryGroups", t.Groups)
+	}
 	if t.User == "" {
 		return
 	}
@@ -286,8 +303,11 @@ func (m *Manager) confine(t Transient, set func(string, any)) error {
 	const recursive = 16384 // MS_REC
 	var writable []string
 	var binds []bind
-	for _, dir := range t.Writable {
+	for i, dir := range slices.Concat(t.Writable, t.Open) {
 		real, err := filepath.EvalSymlinks(dir)
+		if err != nil && i >= len(t.Writable) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -331,6 +331,10 @@ func (v value) environment() map[string]string {
 			o.places[name].fail("expected the name of an environment variable, of letters, digits and underscores")
 			continue
 		}
+		if isOwn(name) {
+			o.places[name].fail("expected a name that does not begin with %s: those are set by Lockstep; write another one, or leave it out", ownPrefix)
+			continue
+		}
 		v := o.values[name]
 		switch n := v.node.(type) {
 		case *ast.StringNode:

@@ -26,6 +26,9 @@ func (a *App) readBuild(o object) {
 			if _, both := a.Env[name]; both {
 				v.fail("%s is also given by env; remove it there", name)
 			}
+			if isOwn(name) {
+				v.fail("expected names that do not begin with %s, got %s: those are set by Lockstep; write another one", ownPrefix, name)
+			}
 		}
 	}
 	a.BuildLimits = defaultBuildLimits

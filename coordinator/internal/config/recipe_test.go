@@ -37,12 +37,13 @@ func TestACommitSetsWhatItMay(t *testing.T) {
 func TestARecipeThatCannotBeUsedSaysWhere(t *testing.T) {
 	for content, want := range map[string]string{
 		"build: [make]\nhooks: {after_drain: x}\n": "1234567:lockstep.yaml:2:1: hooks: fleet.yaml does not let the repository set it; add hooks to apps.shop.recipe.may_set there, or remove it here",
+		"env: {LOCKSTEP_SHA: x}\n":                 "1234567:lockstep.yaml:1:7: env.LOCKSTEP_SHA: expected a name that does not begin with LOCKSTEP_",
 		"unit: other.service\n":                    `1234567:lockstep.yaml:1:1: unit: unknown key; expected "build"`,
 		"build: make\n":                            "1234567:lockstep.yaml:1:8: build: expected a list",
 		"":                                         "1234567:lockstep.yaml:1:1: the file is empty; expected build, env",
 		"build: [\n":                               "1234567:lockstep.yaml:",
 	} {
-		_, err := recipeApp("build").RecipeOf("1234567:lockstep.yaml", []byte(content))
+		_, err := recipeApp("build", "env").RecipeOf("1234567:lockstep.yaml", []byte(content))
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%q: %v; want %s", content, err, want)
 		}

@@ -180,3 +180,8 @@ func isEnvName(s string) bool {
 	}
 	return s != "" && len(s) <= 200
 }
+
+// ownPrefix begins the names of the variables that commands get of Lockstep.
+const ownPrefix = "LOCKSTEP_"
+
+func isOwn(name string) bool { return strings.HasPrefix(name, ownPrefix) }
