@@ -64,7 +64,7 @@ func (a *Agent) openApp(name string) (*app, error) {
 	if t := file.Read().Prepare; t != nil && !t.Done {
 		resuming = t.Release
 	}
-	store, err := release.OpenResuming(filepath.Join(a.cfg.Apps, name), resuming)
+	store, err := release.Open(filepath.Join(a.cfg.Apps, name), resuming)
 	if err != nil {
 		return nil, err
 	}

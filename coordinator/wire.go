@@ -54,7 +54,7 @@ func triggerApps(f *config.Fleet) ([]trigger.App, error) {
 		if m == nil {
 			var err error
 			dir := filepath.Join(f.Coordinator.Mirrors, a.Name+"-"+key+".git")
-			if m, err = (mirror.Options{Login: a.Source.Login()}).Open(dir, a.Repo); err != nil {
+			if m, err = mirror.Open(dir, a.Repo, a.Source.Login()); err != nil {
 				return nil, err
 			}
 			mirrors[key] = m

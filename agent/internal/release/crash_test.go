@@ -29,7 +29,7 @@ func (m *model) use(id string) {
 }
 
 func (m *model) reopen(t *rapid.T) {
-	s, err := release.Open(m.root)
+	s, err := release.Open(m.root, "")
 	if err != nil {
 		t.Fatalf("cannot open again: %v", err)
 	}
@@ -283,7 +283,7 @@ func deployForever(root string) {
 			os.Exit(1)
 		}
 	}
-	s, err := release.Open(root)
+	s, err := release.Open(root, "")
 	fail(err)
 	for n := range 100000 {
 		// Ids sort in the order in which they are made.

@@ -56,12 +56,9 @@ type Store struct {
 }
 
 // Open opens the store in dir (<apps>/<app>), creating what is missing and
-// removing what a crash left half done.
-func Open(dir string) (*Store, error) { return OpenResuming(dir, "") }
-
-// OpenResuming is [Open], but retains what is staged under an id: its preparation
-// may still be under way.
-func OpenResuming(dir, id string) (*Store, error) {
+// removing what a crash left half done, save for what is staged under the id
+// resuming: its preparation may still be under way.
+func Open(dir, resuming string) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the release store: %w", err)
@@ -73,7 +70,7 @@ func OpenResuming(dir, id string) (*Store, error) {
 	if s.resolved, err = filepath.EvalSymlinks(s.releases); err != nil {
 		return nil, fmt.Errorf("cannot open the release store: %w", err)
 	}
-	if err := s.recover(id); err != nil {
+	if err := s.recover(resuming); err != nil {
 		return nil, fmt.Errorf("cannot clean up the release store %s: %w", dir, err)
 	}
 	return s, nil

@@ -17,7 +17,7 @@ import (
 
 func open(t *testing.T, dir string) *release.Store {
 	t.Helper()
-	s, err := release.Open(dir)
+	s, err := release.Open(dir, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func committed(t *testing.T, s *Store, id string, size int) {
 }
 
 func TestAnotherReleaseIsGuessedToBeLikeTheLast(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "app"))
+	s, err := Open(filepath.Join(t.TempDir(), "app"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestAnotherReleaseIsGuessedToBeLikeTheLast(t *testing.T) {
 
 // Whoever started it: what a process runs from is not removed.
 func TestWhatAProcessRunsFromIsKept(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "app"))
+	s, err := Open(filepath.Join(t.TempDir(), "app"), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 func TestWhatIsSharedIsLinked(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "app"))
+	s, err := Open(filepath.Join(t.TempDir(), "app"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestWhatIsSharedIsLinked(t *testing.T) {
 }
 
 func TestNothingIsSharedThroughALinkOfTheCommit(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "app"))
+	s, err := Open(filepath.Join(t.TempDir(), "app"), "")
 	if err != nil {
 		t.Fatal(err)
 	}

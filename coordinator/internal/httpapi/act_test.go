@@ -13,6 +13,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/agenttest"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/httpapi"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/mirror"
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 func TestDeployFromStartToEnd(t *testing.T) {
@@ -44,7 +45,7 @@ func TestDeployRefused(t *testing.T) {
 	expectError(t, deploy("", strings.Repeat("x", 101)), api.ErrorInvalid, "a person's name")
 	expectError(t, deploy("nowhere", "ann"), api.ErrorNotFound, "nowhere")
 	expectError(t, deploy("twice", "ann"), api.ErrorInvalid, "twice")
-	gone, err := mirror.Open(filepath.Join(t.TempDir(), "mirror"), "/nowhere/hello.git")
+	gone, err := mirror.Open(filepath.Join(t.TempDir(), "mirror"), "/nowhere/hello.git", gitremote.Login{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -203,7 +203,7 @@ func TestOpenAfterACrash(t *testing.T) {
 			m := openTest(t, o.dir)
 			head(t, m)
 			crash(t, m)
-			m, err := Open(m.dir, o.dir)
+			m, err := Open(m.dir, o.dir, gitremote.Login{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -91,7 +91,7 @@ func TestOpenRefuses(t *testing.T) {
 		"an unknown scheme": {"ftp://ann:s3cret@host/x", "not supported"},
 		"a broken URL":      {"https://ann:s3cret@ho st/%zz", "expected a URL"},
 	} {
-		if _, err := Open(filepath.Join(t.TempDir(), "m"), c.url); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "s3cret") {
+		if _, err := Open(filepath.Join(t.TempDir(), "m"), c.url, gitremote.Login{}); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v; expected %q", name, err, c.want)
 		}
 	}
@@ -100,7 +100,7 @@ func TestOpenRefuses(t *testing.T) {
 	if err := os.WriteFile(precious, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir, "/srv/blog.git"); err == nil || !strings.Contains(err.Error(), "is no mirror") {
+	if _, err := Open(dir, "/srv/blog.git", gitremote.Login{}); err == nil || !strings.Contains(err.Error(), "is no mirror") {
 		t.Errorf("a directory with other files: %v", err)
 	}
 	if _, err := os.Stat(precious); err != nil {
@@ -117,7 +117,7 @@ func TestAnotherRemote(t *testing.T) {
 	b.point("refs/heads/main", b.commit("Ours"))
 	m := openTest(t, a.dir)
 	head(t, m)
-	m, err := Open(m.dir, b.dir)
+	m, err := Open(m.dir, b.dir, gitremote.Login{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,8 +142,8 @@ func TestCredentials(t *testing.T) {
 		git.ServeHTTP(w, r)
 	})
 	given, failed := "expired", error(nil)
-	m, err := Options{Login: gitremote.Login{From: "a test", User: "x-access-token", Password: func() (string, error) { return given, failed }}}.
-		Open(filepath.Join(t.TempDir(), "mirror.git"), s.repo())
+	m, err := Open(filepath.Join(t.TempDir(), "mirror.git"), s.repo(),
+		gitremote.Login{From: "a test", User: "x-access-token", Password: func() (string, error) { return given, failed }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,10 +192,11 @@ func TestRemoteThatHangs(t *testing.T) {
 		"http": "http://" + addr + "/blog.git", "git": "git://" + addr + "/blog.git", "ssh": "ssh://git:password@" + addr + "/blog.git",
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, err := Options{Timeout: 200 * time.Millisecond}.Open(filepath.Join(t.TempDir(), "mirror.git"), url)
+			m, err := Open(filepath.Join(t.TempDir(), "mirror.git"), url, gitremote.Login{})
 			if err != nil {
 				t.Fatal(err)
 			}
+			m.timeout = 200 * time.Millisecond
 			if _, err := m.Head(t.Context(), "main"); !errors.Is(err, gitremote.ErrUnreachable) || !strings.Contains(err.Error(), "200ms") {
 				t.Errorf("Head: %v; expected ErrUnreachable and how long was waited", err)
 			}

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 // origin is a real repository that a test plays the remote with.
@@ -183,7 +185,7 @@ func (o *origin) daemon() string {
 
 func openTest(t testing.TB, url string) *Mirror {
 	t.Helper()
-	m, err := Open(filepath.Join(t.TempDir(), "mirror.git"), url)
+	m, err := Open(filepath.Join(t.TempDir(), "mirror.git"), url, gitremote.Login{})
 	if err != nil {
 		t.Fatal(err)
 	}

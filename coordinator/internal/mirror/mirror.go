@@ -19,18 +19,9 @@ import (
 
 // How long the remote may take.
 const (
-	defaultTimeout = 15 * time.Minute // to hand out all of its history
-	probeTimeout   = time.Minute      // to say where its branches are
+	fetchTimeout = 15 * time.Minute // to hand out all of its history
+	probeTimeout = time.Minute      // to say where its branches are
 )
-
-// Options change how a mirror reaches its remote. The zero value asks as nobody
-// over http and as the user's ssh agent or key over ssh.
-type Options struct {
-	// Login is how to log in.
-	Login gitremote.Login
-	// Timeout bounds one fetch; 0 means 15 minutes.
-	Timeout time.Duration
-}
 
 // Mirror is the local copy of one remote. Its methods are safe for concurrent
 // use; those that need the copy take turns. No two mirrors may share a directory.
@@ -48,19 +39,14 @@ type Mirror struct {
 // creates. It does not ask the remote. What dir holds of another remote is
 // deleted; a directory with anything else is refused. The url may be https,
 // http, ssh (also as user@host:path), git, or file, or the path of a repository
-// on this machine.
-func Open(dir, url string) (*Mirror, error) { return Options{}.Open(dir, url) }
-
-// Open is [Open] with options.
-func (o Options) Open(dir, url string) (*Mirror, error) {
+// on this machine. The zero login asks as nobody over http and as the user's ssh
+// agent or key over ssh.
+func Open(dir, url string, login gitremote.Login) (*Mirror, error) {
 	r, err := gitremote.Parse(url)
 	if err != nil {
 		return nil, err
 	}
-	m := &Mirror{dir: dir, remote: r.With(o.Login), timeout: o.Timeout, packs: maxPacks, turn: make(chan struct{}, 1)}
-	if m.timeout == 0 {
-		m.timeout = defaultTimeout
-	}
+	m := &Mirror{dir: dir, remote: r.With(login), timeout: fetchTimeout, packs: maxPacks, turn: make(chan struct{}, 1)}
 	if err := m.prepare(); err != nil {
 		return nil, fmt.Errorf("cannot use %s as the mirror of %s: %w", dir, r, err)
 	}

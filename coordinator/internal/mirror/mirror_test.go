@@ -200,7 +200,7 @@ func TestLocalWithoutRemote(t *testing.T) {
 	if err := os.Rename(o.dir, o.dir+".away"); err != nil {
 		t.Fatal(err)
 	}
-	again, err := Open(m.dir, o.dir)
+	again, err := Open(m.dir, o.dir, gitremote.Login{})
 	if err != nil {
 		t.Fatal(err)
 	}
