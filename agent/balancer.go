@@ -20,25 +20,21 @@ func openWith(token func(balancer string) (string, error)) func(b api.Balancer, 
 	}
 }
 
-// provider makes the provider for one of the app's targets; one that cannot be
-// made fails at every use, which ends a turn with the reason.
-func (p *app) provider(spec api.Spec, target, server string) lbclient.Provider {
-	lb, _ := p.providers(spec, target, server)
-	return lb
-}
-
-// providers is provider, and the target's gate alone where that stands beside a
-// balancer to which the coordinator speaks; nil otherwise.
-func (p *app) providers(spec api.Spec, target, server string) (lb, gate lbclient.Provider) {
+// providers makes the provider for one of the app's targets; one that cannot be
+// made fails at every use, which ends a turn with the reason. gate is the target's
+// gate alone where that stands beside a balancer to which the coordinator speaks;
+// nil otherwise. check tells, at any time, how a gate is to ask the release that
+// runs.
+func (p *app) providers(spec api.Spec, target, server string, check func() api.HealthCheck) (lb, gate lbclient.Provider) {
 	b := spec.Balancer
 	if b == nil {
 		return activate.NoBalancer(server), nil
 	}
-	lb, err := p.open(spec, target, server)
+	lb, err := p.open(spec, target, server, check)
 	if err == nil && b.Gate != nil && b.Type != typeGate {
 		// The balancer first: it counts who else serves, and refuses.
 		timed, _ := lb.(lbclient.Timed)
-		if gate, err = p.a.newGate(spec, target, server, timed); err == nil {
+		if gate, err = p.a.newGate(spec, target, server, check, timed); err == nil {
 			lb = lbclient.Multi(lb, gate)
 		}
 	}
@@ -54,11 +50,11 @@ func (p *app) providers(spec api.Spec, target, server string) (lb, gate lbclient
 // typeGate is a balancer that is spoken to by nothing but the gates.
 const typeGate = "gate"
 
-func (p *app) open(spec api.Spec, target, server string) (lbclient.Provider, error) {
+func (p *app) open(spec api.Spec, target, server string, check func() api.HealthCheck) (lbclient.Provider, error) {
 	b := *spec.Balancer
 	switch {
 	case b.Type == typeGate && b.Gate != nil:
-		return p.a.newGate(spec, target, server, nil)
+		return p.a.newGate(spec, target, server, check, nil)
 	case b.Via == api.ViaAgent:
 		return p.a.deps.Balancer(b, p.a.cfg.Name, server)
 	case b.Via == api.ViaCoordinator && p.a.deps.Broker != nil:

@@ -61,14 +61,15 @@ const recheckTiming = 10 * time.Minute
 type keeper struct {
 	files  gates.Files
 	is     gates.Definition
-	timed  lbclient.Timed // tells the check; nil where the definition has it
-	asked  time.Time      // when it last told
+	check  func() api.HealthCheck // of the release that runs
+	timed  lbclient.Timed         // tells the check; nil where the definition has it
+	asked  time.Time              // when it last told
 	remote gate.Viewer
 }
 
 // newGate makes the provider of a target's gate. Where the balancer itself tells
 // how it checks, timed does, and counts who serves.
-func (a *Agent) newGate(spec api.Spec, target, server string, timed lbclient.Timed) (lbclient.Provider, error) {
+func (a *Agent) newGate(spec api.Spec, target, server string, check func() api.HealthCheck, timed lbclient.Timed) (lbclient.Provider, error) {
 	b := *spec.Balancer
 	invalid := func(format string, args ...any) (lbclient.Provider, error) {
 		return nil, &lbclient.Error{Class: lbclient.ClassInvalid, Op: fmt.Sprintf("use balancer %s for %s", b.Name, target), Text: fmt.Sprintf(format, args...)}
@@ -87,7 +88,7 @@ func (a *Agent) newGate(spec api.Spec, target, server string, timed lbclient.Tim
 	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	k := &keeper{timed: timed, is: gates.Definition{Server: server, Gate: *b.Gate, Health: spec.Health}}
+	k := &keeper{timed: timed, check: check, is: gates.Definition{Server: server, Gate: *b.Gate, Health: spec.Health}}
 	k.is.Gate.Peers = nil // nobody's business but this agent's
 	dir := gates.Dir(a.cfg.State)
 	// The gate reads there, perhaps as another user.
@@ -138,6 +139,7 @@ func (k *keeper) define(ctx context.Context) error {
 			return err
 		}
 	}
+	k.is.Health = k.check()
 	if err := k.is.Check(k.files); err != nil {
 		return err
 	}

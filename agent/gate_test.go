@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -57,7 +58,12 @@ type appUnits struct {
 }
 
 func (u *appUnits) Restart(ctx context.Context, name string) (st unit.Status, err error) {
-	u.app.Restart(u.t, func() { st, err = u.fakeUnits.Restart(ctx, name) })
+	u.app.Restart(u.t, func() {
+		st, err = u.fakeUnits.Restart(ctx, name)
+		kind, _ := os.ReadFile(filepath.Join(u.apps, "hello", "current", "kind")) // most releases have none
+		u.app.SetReadyz(bytes.HasPrefix(kind, []byte("readyz")))
+		u.app.SetHealthy(!bytes.HasSuffix(kind, []byte("sick")))
+	})
 	return st, err
 }
 
@@ -234,7 +240,11 @@ func (g *gated) server(name string, column int) string {
 // begin prepares a version of the app and gives leave to activate it.
 func (g *gated) begin(version, fallback string) (release string, turn uint64) {
 	g.t.Helper()
-	r := g.repo.release(map[string]string{"version": version})
+	return g.beginOf(g.repo.release(map[string]string{"version": version}), fallback)
+}
+
+func (g *gated) beginOf(r api.Release, fallback string) (release string, turn uint64) {
+	g.t.Helper()
 	g.c.set(hello, func(a *api.Assignment) {
 		a.Releases = append(a.Releases[:len(a.Releases):len(a.Releases)], r)
 		a.Prepare = &api.Prepare{Release: r.ID, Attempt: 1}
@@ -311,6 +321,53 @@ func TestATurnBehindAGate(t *testing.T) {
 	if m := r.Balancer.Members[0]; m.Name != "web1" || !strings.Contains(m.Detail, "127.0.0.1 was admitted") {
 		t.Errorf("web1 is told as %+v", m)
 	}
+	g.nobodyFailed()
+}
+
+// A commit may say at which path its release is asked. The gate asks there from the
+// moment that the release serves, and where the release before it is asked again
+// when that comes back.
+func TestAReleaseIsAskedAtItsOwnPath(t *testing.T) {
+	t.Parallel()
+	g := newGated(t)
+	deploy := func(kind, path, fallback string) (string, api.Outcome) {
+		r := g.repo.release(map[string]string{"kind": kind})
+		r.Recipe.HealthPath = path
+		id, turn := g.beginOf(r, fallback)
+		o, _ := g.c.awaitTurn(t, hello, turn)
+		return id, o
+	}
+	well := func(what string) {
+		t.Helper()
+		g.c.awaitApp(t, hello, what, func(r api.AppReport) bool {
+			return r.Targets[0].Rotation == api.RotationIn && r.Targets[0].Health == api.Healthy && r.Targets[0].Detail == ""
+		})
+		if got := g.ask(); got != http.StatusOK {
+			t.Errorf("%s: the gate answers %d", what, got)
+		}
+	}
+	two, o := deploy("readyz", "/readyz", "")
+	if !o.OK {
+		t.Fatalf("outcome %+v", o)
+	}
+	well("the second release serves, and is asked at /readyz")
+	found := g.server("web1", 22)
+	g.stop()
+	g.c.do(func() { clear(g.c.reports) })
+	g.start(t)
+	well("the agent is there again")
+	if now := g.server("web1", 22); now != found {
+		t.Errorf("HAProxy found web1 down as the agent came back")
+	}
+	g.c.set(hello, func(a *api.Assignment) { a.Spec.Health.Deadline = api.Duration(2 * time.Second) })
+	if _, o := deploy("healthz sick", "", two); o.OK || !o.Reverted || o.Reason != api.ReasonUnhealthy {
+		t.Fatalf("outcome of a release that is sick: %+v", o)
+	}
+	well("the second release serves again")
+	if _, o := deploy("healthz", "", two); !o.OK {
+		t.Fatalf("outcome of a release with the usual path: %+v", o)
+	}
+	well("the last release serves, and is asked at /healthz")
 	g.nobodyFailed()
 }
 

@@ -7,20 +7,37 @@ import (
 	"slices"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
+	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
 	"github.com/lockstep-deploy/lockstep/agent/internal/sandbox"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
 
 // withRecipes returns those of the releases that a turn is about whose recipe it
-// has to know: they have hooks, or a unit that is generated.
+// has to know: they have hooks, a unit that is generated, or a health check of
+// their own.
 func withRecipes(all []api.Release, ids ...string) []api.Release {
 	var some []api.Release
 	for _, r := range all {
-		if (r.Recipe.Hooks != nil || r.Recipe.Run != nil) && slices.Contains(ids, r.ID) {
+		if (r.Recipe.Hooks != nil || r.Recipe.Run != nil || r.Recipe.HealthPath != "") && slices.Contains(ids, r.ID) {
 			some = append(some, r)
 		}
 	}
 	return some
+}
+
+// recipeOf finds the recipe of a release among those of a turn and those that the
+// assignment names; an empty one where neither does.
+func recipeOf(id string, turn []api.Release, d *journal.Doc) api.Recipe {
+	all := turn
+	if d.Assignment != nil {
+		all = slices.Concat(turn, d.Assignment.Releases)
+	}
+	for _, r := range all {
+		if r.ID == id {
+			return r.Recipe
+		}
+	}
+	return api.Recipe{}
 }
 
 // hook runs a hook of a target's turn in the sandbox of builds, from the release

@@ -42,8 +42,9 @@ type observer struct {
 	lb       lbclient.Provider
 	gate     lbclient.Provider  // beside a balancer that the coordinator speaks to, or nil
 	report   api.BalancerReport // guarded by app.mu
-	check    health.Check
-	verdict  *health.Verdict
+	// check is of the release that runs, as far as that is known.
+	check   api.HealthCheck
+	verdict *health.Verdict
 	// The proof holds as long as the same process runs and answers as the same
 	// version; not where workers come and go.
 	invocation string
@@ -54,14 +55,15 @@ type observer struct {
 
 // seed takes over the verdict of a turn that has just ended.
 func (o *observer) seed(h api.Health) {
-	n := o.check.Passes
+	check := health.FromAPI(o.check)
+	n := check.Passes
 	if h == api.Unhealthy {
-		n = o.check.Failures
+		n = check.Failures
 	}
 	if h != api.Healthy && h != api.Unhealthy {
 		n = 0
 	}
-	o.verdict = o.check.NewVerdict()
+	o.verdict = check.NewVerdict()
 	for range n {
 		o.verdict.Add(health.Probe{At: time.Now(), OK: h == api.Healthy, Text: "as its turn found it"})
 	}
@@ -136,9 +138,12 @@ func (p *app) observer(d *journal.Doc, g api.Goal) *observer {
 	if o != nil && reflect.DeepEqual(o.spec, spec) && o.server == server {
 		return o
 	}
-	n := &observer{instance: g.Instance, spec: spec, server: server, check: health.FromAPI(spec.Health)}
-	n.lb, n.gate = p.providers(spec, g.Target, server)
-	n.verdict = n.check.NewVerdict()
+	n := &observer{instance: g.Instance, spec: spec, server: server}
+	// What is to be running, until it is known what does.
+	current, _ := p.store.Instance(g.Instance).Current()
+	n.check = spec.Health.Of(recipeOf(current, nil, d))
+	n.lb, n.gate = p.providers(spec, g.Target, server, func() api.HealthCheck { return n.check })
+	n.verdict = health.FromAPI(n.check).NewVerdict()
 	if o != nil {
 		if reflect.DeepEqual(o.spec.Health, spec.Health) {
 			n.verdict = o.verdict
@@ -160,8 +165,16 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 	if st.InvocationID == o.invocation {
 		version = o.version
 	}
-	if !o.check.None() {
-		probe := o.check.Probe(ctx)
+	if err == nil {
+		// What runs says how it is checked; an error shows below, with the version.
+		_ = p.prove(ctx, o, st, version)
+	}
+	if o.proof != "" {
+		o.check = o.spec.Health.Of(recipeOf(o.proof, nil, d))
+	}
+	check := health.FromAPI(o.check)
+	if !check.None() {
+		probe := check.Probe(ctx)
 		if p.a.stop.Err() != nil {
 			return v
 		}
@@ -192,7 +205,7 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 		if !active {
 			v.Detail = o.spec.Unit + " is " + st.ActiveState
 		}
-		if o.check.None() {
+		if check.None() {
 			o.verdict.Add(health.Probe{At: time.Now(), OK: active, Text: o.spec.Unit + " is " + st.ActiveState})
 		}
 		if o.spec.Balancer == nil {

@@ -120,7 +120,8 @@ func (p *app) work(cur *current, t journal.Turn, held *journal.Held, how func(ac
 	target := cur.target
 	log := p.log.With("target", target, "turn", t.Number, "release", t.Release)
 	log.Info("turn begun or resumed", "step", t.Step, "undo", t.Undo != nil)
-	lb := p.provider(t.Spec, target, t.Server)
+	check := p.checkInTurn(target, t)
+	lb, _ := p.providers(t.Spec, target, t.Server, func() api.HealthCheck { return check })
 	defer func() {
 		if err := lb.Close(); err != nil {
 			log.Warn("cannot close the connection to the balancer", "error", err)
@@ -131,7 +132,9 @@ func (p *app) work(cur *current, t journal.Turn, held *journal.Held, how func(ac
 		install = installer{p, t.Spec}
 	}
 	return how(activate.Deps{
-		Units: p.a.deps.Units, Releases: p.store.Instance(t.Instance), Balancer: lb, Probe: health.FromAPI(t.Spec.Health),
+		Units: p.a.deps.Units, Releases: p.store.Instance(t.Instance), Balancer: lb,
+		Probe:   func(ctx context.Context, c health.Check) health.Probe { return c.Probe(ctx) },
+		Rejoins: func(h api.HealthCheck) { check = h },
 		Journal: turnJournal{p, target}, Allowed: p.allowed, Installer: install, Log: log,
 		Progress: func(pr activate.Progress) {
 			p.mu.Lock()
@@ -149,6 +152,21 @@ func (p *app) work(cur *current, t journal.Turn, held *journal.Held, how func(ac
 		Hook: func(ctx context.Context, h activate.Hook) error { return p.hook(ctx, target, h) },
 		Stop: p.a.stop, Work: p.a.work, Revoked: cur.revoked,
 	}, t, held)
+}
+
+// checkInTurn is how the release is checked that the target runs where a turn
+// begins or is gone on with.
+func (p *app) checkInTurn(target string, t journal.Turn) api.HealthCheck {
+	p.mu.Lock()
+	runs := p.views[target].Release
+	p.mu.Unlock()
+	switch {
+	case t.Undo == nil && (t.Step == api.StepAfterRejoin || t.Step == api.StepSoak):
+		runs = t.Release
+	case runs == "":
+		runs = t.Fallback
+	}
+	return t.Spec.Health.Of(recipeOf(runs, t.Recipes, p.file.Read()))
 }
 
 // settle ends the turn, and makes what it saw last, if it is over, the observed

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/netip"
+	"net/url"
 	"time"
 )
 
@@ -340,6 +341,9 @@ type Recipe struct {
 	ReleaseCommand []string `json:"release_command,omitempty"`
 	ReleaseTimeout Duration `json:"release_command_timeout,omitempty"`
 	Hooks          *Hooks   `json:"hooks,omitempty"`
+	// HealthPath is the path, and query, at which the release is checked in the place
+	// of that of the spec's URL; "" for the spec's. See [HealthCheck.Of].
+	HealthPath string `json:"health_path,omitempty"`
 	// Shared are paths that are links to what all releases of the app on a node
 	// share; those that end in a slash are directories.
 	Shared []string `json:"shared,omitempty"`
@@ -461,6 +465,19 @@ type HealthCheck struct {
 	Passes   int      `json:"passes"`   // in a row that make it healthy
 	Failures int      `json:"failures"` // in a row that make a healthy one unhealthy
 	Deadline Duration `json:"deadline"` // to become healthy after a restart
+}
+
+// Of is the check of a release that was built by recipe r, which may have a path of
+// its own to be asked at.
+func (h HealthCheck) Of(r Recipe) HealthCheck {
+	if r.HealthPath == "" || h.HTTP == "" {
+		return h
+	}
+	// One that cannot be parsed is for the probe to complain of.
+	if u, err := url.Parse(h.HTTP); err == nil {
+		h.HTTP = u.Scheme + "://" + u.Host + r.HealthPath
+	}
+	return h
 }
 
 // Version is one of a header and a field of a JSON object, with dots between

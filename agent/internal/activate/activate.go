@@ -73,11 +73,6 @@ type Installer interface {
 	Install(ctx context.Context, run api.Run) error
 }
 
-// Prober looks once at the target's health.
-type Prober interface {
-	Probe(ctx context.Context) health.Probe
-}
-
 // Journal makes the turn's progress durable. When a method returns nil, what it
 // was given survives a crash.
 type Journal interface {
@@ -105,8 +100,9 @@ type Deps struct {
 	Units    Units
 	Releases Releases
 	Balancer lbclient.Provider // [NoBalancer] where the app has none
-	Probe    Prober
-	Journal  Journal
+	// Probe looks once at the target's health.
+	Probe   func(context.Context, health.Check) health.Probe
+	Journal Journal
 	// Allowed returns an error when a unit is not to be restarted.
 	Allowed func(unit string) error
 	// Installer writes the app's unit; nil where it has one of its own.
@@ -122,6 +118,10 @@ type Deps struct {
 	// when the agent stops: then it may be left running, for a later Hook of the same
 	// turn and step to go on with. It may be nil where no release has hooks.
 	Hook func(ctx context.Context, h Hook) error
+	// Rejoins is called before the target is put into rotation, with the check that
+	// the release which it runs has just passed, or, if the turn never touched it,
+	// that of the fallback; nil where nobody needs it.
+	Rejoins func(api.HealthCheck)
 	// Revoked is closed when the coordinator wants something else.
 	Revoked <-chan struct{}
 }

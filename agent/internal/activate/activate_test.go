@@ -129,6 +129,14 @@ func stories() map[string]expectation {
 		"a first deployment that is sick": {
 			s:      change(base(with(app{Sick: true})), func(s *scenario) { s.First, s.Fallback = true, "" }),
 			reason: api.ReasonUnhealthy, restarts: 1, text: "no release to go back to"},
+		"a release that is checked at another path": {
+			s: change(good, func(s *scenario) { s.Paths = true }), ok: true, restarts: 1},
+		"an unhealthy release whose fallback is checked at another path": {
+			s:        change(base(with(app{Sick: true})), func(s *scenario) { s.Paths = true }),
+			reverted: true, reason: api.ReasonUnhealthy, restarts: 2},
+		"a release that ends in rotation, with a fallback that is checked at another path": {
+			s:        change(base(with(app{DiesIn: 1500 * time.Millisecond})), func(s *scenario) { s.Paths = true }),
+			reverted: true, reason: api.ReasonSoakFailed, restarts: 2},
 		"an unhealthy release": {
 			s: base(with(app{Sick: true})), reverted: true, reason: api.ReasonUnhealthy, restarts: 2, text: "connection refused"},
 		"a release that does not start": {
@@ -374,6 +382,7 @@ func TestNoFaultBreaksAPromise(t *testing.T) {
 			ForgetAt: rapid.IntRange(0, 6).Draw(rt, "forget at look"),
 			ForgetOn: rapid.SampledFrom([]string{"", "", "switch", "boot"}).Draw(rt, "forget on"),
 			How:      rapid.SampledFrom([]string{"", "", api.RestartReload, api.RestartStopStart}).Draw(rt, "how"),
+			Paths:    odd("own paths"),
 			DiskFull: rapid.SampledFrom([]int{0, 0, 1, 2, 3, 4, 5, 6, 7, 8}).Draw(rt, "disk full"),
 		}
 		if odd("revoked") {

@@ -116,7 +116,7 @@ func named(releases Releases, version string) (string, error) {
 func (a *activation) proves(ctx context.Context, release string, probe health.Probe) error {
 	name, where := a.t.Spec.Unit, a.t.Spec.Health.Version
 	if where != nil && a.t.Undo == nil && !health.Names(probe.Version, release) {
-		return fault.Errorf(api.ReasonWrongRelease, "%s, expected that of release %s", health.FromAPI(a.t.Spec.Health).Answered(probe), release)
+		return fault.Errorf(api.ReasonWrongRelease, "%s, expected that of release %s", health.FromAPI(a.check()).Answered(probe), release)
 	}
 	got, paths, err := Proof(ctx, a.Units, a.Releases, a.t.Spec, probe.Version)
 	switch {

@@ -256,6 +256,9 @@ func (a *activation) keepDrained() {
 // rejoin puts the target back as it stood and waits until the balancer itself
 // calls it healthy.
 func (a *activation) rejoin() error {
+	if a.Rejoins != nil && a.wants() != "" {
+		a.Rejoins(a.check())
+	}
 	timeout := orElse(a.balancer().RejoinTimeout.D(), 60*time.Second)
 	begin := func() error {
 		return a.ask(max(timeout, retryTimeout), func(ctx context.Context) error {

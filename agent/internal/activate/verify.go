@@ -18,8 +18,11 @@ func (a *activation) probe(ctx context.Context, st unit.Status) health.Probe {
 	if h := a.t.Spec.Health; h.HTTP == "" && h.TCP == "" {
 		return health.Probe{At: time.Now(), OK: st.ActiveState == "active", Text: a.t.Spec.Unit + " is " + st.ActiveState}
 	}
-	return a.Probe.Probe(ctx)
+	return a.Probe(ctx, health.FromAPI(a.check()))
 }
+
+// check is how the release is checked that the present direction leads to.
+func (a *activation) check() api.HealthCheck { return a.t.Spec.Health.Of(a.release().Recipe) }
 
 // crashed compares a unit with the invocation that should be running; first is
 // the state that counters are compared with.

@@ -65,6 +65,10 @@ type scenario struct {
 	HookUndo  bool
 	HookTakes time.Duration
 
+	// Each release answers health checks at its own path alone, and the balancer asks
+	// at the one that it was told last.
+	Paths bool
+
 	// The balancer can end work by force, which works at the n-th time; 0: it cannot.
 	ForceAt  int
 	How      string       // of Spec.Restart
@@ -107,6 +111,7 @@ type world struct {
 	epoch   int
 	forced  int
 	busy    time.Time // when a change was first asked for
+	asksAt  string    // the path, with Paths
 	asks    int       // changes asked for
 	looks   int
 	calls   int
@@ -131,6 +136,7 @@ func newWorld(s scenario) *world {
 	if !s.First {
 		w.running, w.current, w.invocation = fallback, fallback, 1
 		w.started = time.Now().Add(-time.Hour)
+		w.asksAt = pathOf(fallback)
 	}
 	return w
 }
@@ -177,8 +183,10 @@ func (w *world) healthy() bool {
 
 // serving is the balancer's own view.
 func (w *world) serving() bool {
-	return !w.drained && w.healthy() && !(w.s.RejoinStuck && w.running == goal)
+	return !w.drained && w.healthy() && !(w.s.RejoinStuck && w.running == goal) && (!w.s.Paths || w.asksAt == pathOf(w.running))
 }
+
+func pathOf(release string) string { return "/health/of/" + release }
 
 // Units.
 
@@ -493,22 +501,23 @@ func (b balancer) RejoinStatus(context.Context, lbclient.Restore) (st lbclient.R
 
 // Health.
 
-type prober struct{ *world }
-
-func (p prober) Probe(context.Context) (out health.Probe) {
-	p.op("prober.Probe", func() {
-		if time.Since(p.started) > time.Second && p.touched {
-			p.forget("boot")
+func (w *world) probe(_ context.Context, c health.Check) (out health.Probe) {
+	w.op("probe", func() {
+		if time.Since(w.started) > time.Second && w.touched {
+			w.forget("boot")
 		}
-		if !p.drained && p.touched && !p.loose.IsZero() && strings.HasPrefix(p.step, string(api.StepVerify)) && time.Since(p.loose) > 3*time.Second {
-			p.violate("for %s the balancer may send work to what is not verified", time.Since(p.loose))
-			p.loose = time.Time{}
+		if !w.drained && w.touched && !w.loose.IsZero() && strings.HasPrefix(w.step, string(api.StepVerify)) && time.Since(w.loose) > 3*time.Second {
+			w.violate("for %s the balancer may send work to what is not verified", time.Since(w.loose))
+			w.loose = time.Time{}
 		}
-		out = health.Probe{OK: p.healthy(), Text: "200", Version: p.release().Version}
-		if out.OK {
-			p.passed++
-		} else {
-			out.Text, p.passed = "connection refused", 0
+		out = health.Probe{OK: w.healthy(), Text: "200", Version: w.release().Version}
+		switch {
+		case !out.OK:
+			out.Text, w.passed = "connection refused", 0
+		case w.s.Paths && !strings.HasSuffix(c.HTTP, pathOf(w.running)):
+			out.OK, out.Text, w.passed = false, c.HTTP+": 404", 0
+		default:
+			w.passed++
 		}
 	})
 	return out
@@ -579,16 +588,17 @@ func (w *world) deps(stop, work context.Context, revoked <-chan struct{}) activa
 		lb = forcible{balancer{w}}
 	}
 	return activate.Deps{
-		Units: units{w}, Releases: releases{w}, Balancer: lb, Probe: prober{w}, Journal: disk{w},
+		Units: units{w}, Releases: releases{w}, Balancer: lb, Probe: w.probe, Journal: disk{w},
 		Allowed: func(string) error {
 			if w.s.Forbidden {
 				return fault.Errorf(api.ReasonUnitNotAllowed, "agent.yaml does not allow it")
 			}
 			return nil
 		},
-		Hook: w.hook,
-		Log:  slog.New(slog.DiscardHandler),
-		Stop: stop, Work: work, Revoked: revoked,
+		Hook:    w.hook,
+		Rejoins: func(h api.HealthCheck) { w.asksAt = strings.TrimPrefix(h.HTTP, "http://127.0.0.1") },
+		Log:     slog.New(slog.DiscardHandler),
+		Stop:    stop, Work: work, Revoked: revoked,
 	}
 }
 
@@ -619,11 +629,16 @@ func (w *world) hook(ctx context.Context, h activate.Hook) (err error) {
 
 func (w *world) newTurn(number uint64) journal.Turn {
 	var recipes []api.Release
-	if w.s.Hooks {
-		c := []string{"true"}
-		for _, id := range []string{goal, fallback} {
-			recipes = append(recipes, api.Release{ID: id, Recipe: api.Recipe{Hooks: &api.Hooks{BeforeDrain: c, AfterDrain: c, BeforeRejoin: c, AfterRejoin: c}}})
+	for _, id := range []string{goal, fallback} {
+		r := api.Release{ID: id}
+		if w.s.Hooks {
+			c := []string{"true"}
+			r.Recipe.Hooks = &api.Hooks{BeforeDrain: c, AfterDrain: c, BeforeRejoin: c, AfterRejoin: c}
 		}
+		if w.s.Paths {
+			r.Recipe.HealthPath = pathOf(id)
+		}
+		recipes = append(recipes, r)
 	}
 	return journal.Turn{
 		Recipes: recipes,

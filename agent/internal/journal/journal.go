@@ -98,8 +98,8 @@ type Turn struct {
 	Soak     api.Duration `json:"soak"`
 	Rollout  string       `json:"rollout,omitempty"`
 	Spec     api.Spec     `json:"spec"`
-	// Recipes describe the release and the fallback, where they have hooks or a unit
-	// that is generated.
+	// Recipes describe the release and the fallback, where they have hooks, a unit
+	// that is generated, or a health check of their own.
 	Recipes []api.Release `json:"recipes,omitempty"`
 
 	// Step under way: written before its first effect.

@@ -88,6 +88,7 @@ func (l *loader) readApp(name string, v value) {
 	if v, ok := o.need("health", writeHealth); ok {
 		a.Health = v.health()
 	}
+	a.checkHealthPath(o)
 	if v, ok := o.need("balancer", writeBalancer); ok {
 		l.readAppBalancer(a, v)
 	}

@@ -186,6 +186,8 @@ type App struct {
 	Shared []string
 	// RecipeFile is what a commit may say of its own recipe; nil for nothing.
 	RecipeFile *RecipeFile
+	// HealthPath takes the place of the path of Health.HTTP; only commits set it.
+	HealthPath string
 	Unit       string // of an app with instances the template, app@.service
 	// Health has neither HTTP nor TCP set for "health: none". "{address}" and
 	// "{instance}" stand in it as they were written.

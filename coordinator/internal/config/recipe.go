@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -16,7 +17,7 @@ type RecipeFile struct {
 
 // recipeKeys are what a commit can be let set: what belongs to a release, and
 // nothing of where and as whom it runs.
-var recipeKeys = []string{"build", "env", "artifact", "release_command", "hooks", "shared"}
+var recipeKeys = []string{"build", "env", "artifact", "release_command", "hooks", "shared", "health_path"}
 
 func (a *App) readRecipeFile(o object) {
 	const write = "{file: lockstep.yaml, may_set: [build, hooks]}"
@@ -50,6 +51,36 @@ func (a *App) readRecipeFile(o object) {
 		}
 	}
 	a.RecipeFile = f
+}
+
+// checkHealthPath refuses to let commits set a path where there is none, or where
+// it tells the instances apart.
+func (a *App) checkHealthPath(o object) {
+	v, ok := o.get("recipe")
+	if !ok || a.RecipeFile == nil || !slices.Contains(a.RecipeFile.MaySet, "health_path") {
+		return
+	}
+	rest := strings.TrimPrefix(strings.TrimPrefix(a.Health.HTTP, "http://"), "https://")
+	_, path, _ := strings.Cut(rest, "/")
+	switch {
+	case a.Health.HTTP == "":
+		v.fail("health_path is part of a URL, and the app is not checked at one; write health: {http: …}, or leave health_path out of may_set")
+	case strings.Contains(path, "{instance}"):
+		v.fail("the path of health.http tells the instances apart, so that no commit can set another; write {instance} as the port there, or leave health_path out of may_set")
+	}
+}
+
+// healthPath is where a release is checked on the host and port of the fleet's URL.
+func (v value) healthPath() string {
+	const write = "/healthz"
+	s, ok := v.text(write)
+	if !ok {
+		return ""
+	}
+	if _, err := url.ParseRequestURI(s); err != nil || !strings.HasPrefix(s, "/") || strings.HasPrefix(s, "//") || strings.ContainsAny(s, "#{}") {
+		v.fail("expected a path that begins with one slash, without fragment or braces, got %s; write %s", quoted(s), write)
+	}
+	return s
 }
 
 // RecipeOf is the recipe of a commit whose recipe file has this content. What the
@@ -90,6 +121,8 @@ func (a *App) override(o object) {
 			a.ReleaseCommand = v.command()
 		case "hooks":
 			a.readHooks(o)
+		case "health_path":
+			a.HealthPath = v.healthPath()
 		case "shared":
 			a.Shared = nil
 			a.readShared(o)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -16,13 +17,13 @@ func recipeApp(may ...string) *App {
 }
 
 func TestACommitSetsWhatItMay(t *testing.T) {
-	a := recipeApp("build", "hooks", "release_command", "shared")
-	r, err := a.RecipeOf("1234567:lockstep.yaml", []byte("build: [npm ci]\nrelease_command: bin/migrate\nhooks: {after_drain: bin/x}\nshared: [.env]\n"))
+	a := recipeApp("build", "hooks", "release_command", "shared", "health_path")
+	r, err := a.RecipeOf("1234567:lockstep.yaml", []byte("build: [npm ci]\nrelease_command: bin/migrate\nhooks: {after_drain: bin/x}\nshared: [.env]\nhealth_path: /ready?deep=1\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(r.Build, []string{"npm ci"}) || r.Env["A"] != "1" || !slices.Equal(r.ReleaseCommand, []string{"bin/migrate"}) ||
-		r.ReleaseTimeout.D() != 10*minute || !slices.Equal(r.Hooks.At(api.StepAfterDrain), []string{"bin/x"}) || !slices.Equal(r.Shared, []string{".env"}) {
+		r.ReleaseTimeout.D() != 10*minute || !slices.Equal(r.Hooks.At(api.StepAfterDrain), []string{"bin/x"}) || !slices.Equal(r.Shared, []string{".env"}) || r.HealthPath != "/ready?deep=1" {
 		t.Errorf("%+v", r)
 	}
 	const sha = "9c3e5a7f10d2b4868a6c4e2f0d1b3957799bbddf"
@@ -40,10 +41,14 @@ func TestARecipeThatCannotBeUsedSaysWhere(t *testing.T) {
 		"env: {LOCKSTEP_SHA: x}\n":                 "1234567:lockstep.yaml:1:7: env.LOCKSTEP_SHA: expected a name that does not begin with LOCKSTEP_",
 		"unit: other.service\n":                    `1234567:lockstep.yaml:1:1: unit: unknown key; expected "build"`,
 		"build: make\n":                            "1234567:lockstep.yaml:1:8: build: expected a list",
+		"health_path: ready\n":                     "1234567:lockstep.yaml:1:14: health_path: expected a path that begins with one slash, without fragment or braces, got \"ready\"; write /healthz",
+		"health_path: //example.com/x\n":           "1234567:lockstep.yaml:1:14: health_path: expected a path",
+		"health_path: /a#b\n":                      "1234567:lockstep.yaml:1:14: health_path: expected a path",
+		"health_path: /{instance}\n":               "1234567:lockstep.yaml:1:14: health_path: expected a path",
 		"":                                         "1234567:lockstep.yaml:1:1: the file is empty; expected build, env",
 		"build: [\n":                               "1234567:lockstep.yaml:",
 	} {
-		_, err := recipeApp("build", "env").RecipeOf("1234567:lockstep.yaml", []byte(content))
+		_, err := recipeApp("build", "env", "health_path").RecipeOf("1234567:lockstep.yaml", []byte(content))
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%q: %v; want %s", content, err, want)
 		}
@@ -51,7 +56,7 @@ func TestARecipeThatCannotBeUsedSaysWhere(t *testing.T) {
 }
 
 func FuzzRecipe(f *testing.F) {
-	f.Add([]byte("build: [npm ci]\nrelease_command: bin/migrate\nhooks: {after_drain: bin/x, timeout: 1m}\nshared: [.env, up/]\nartifact: [dist/]\nenv: {A: 1}\n"))
+	f.Add([]byte("build: [npm ci]\nrelease_command: bin/migrate\nhooks: {after_drain: bin/x, timeout: 1m}\nshared: [.env, up/]\nhealth_path: /x?y\nartifact: [dist/]\nenv: {A: 1}\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		r, err := recipeApp(recipeKeys...).RecipeOf("lockstep.yaml", content)
 		if err != nil {
@@ -61,6 +66,10 @@ func FuzzRecipe(f *testing.F) {
 			if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "..") {
 				t.Errorf("a path out of the release: %q", s)
 			}
+		}
+		h := api.HealthCheck{HTTP: "http://127.0.0.1:8080/healthz"}.Of(r)
+		if u, err := url.Parse(h.HTTP); err != nil || u.Host != "127.0.0.1:8080" || u.User != nil {
+			t.Errorf("%q leads elsewhere: %s, %v", content, h.HTTP, err)
 		}
 		for _, c := range append(slices.Clone(r.Build), r.ReleaseCommand...) {
 			if strings.TrimSpace(c) == "" {

@@ -14,6 +14,7 @@ func (a *App) Recipe() api.Recipe {
 	r := api.Recipe{
 		Build: a.Build, Env: a.Env, Timeout: api.Duration(a.BuildTimeout), Artifact: a.Artifact,
 		Secrets: a.Secrets, Limits: &limits, ReleaseCommand: a.ReleaseCommand, Hooks: a.Hooks, Run: a.run(), Shared: a.Shared,
+		HealthPath: a.HealthPath,
 	}
 	if len(a.ReleaseCommand) > 0 {
 		r.ReleaseTimeout = api.Duration(a.ReleaseTimeout)

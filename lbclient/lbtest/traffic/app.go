@@ -25,7 +25,7 @@ type TB interface {
 const Slow = 150 * time.Millisecond
 
 // App is one instance of an application on loopback. It answers / with its name,
-// posts with what was posted, /healthz as it was told, and /hold?for=NAME, if
+// posts with what was posted, one of /healthz and /readyz as it was told, and /hold?for=NAME, if
 // that is its name, when it is told; for another name it answers 409 at once.
 type App struct {
 	Name    string
@@ -35,6 +35,7 @@ type App struct {
 	Held, Finish chan struct{}
 
 	sick    atomic.Bool
+	ready   atomic.Bool // it is at /readyz that it answers
 	handler http.Handler
 	server  *httptest.Server
 	mu      sync.Mutex
@@ -63,11 +64,16 @@ func NewApp(tb TB, name string) *App {
 		}
 		fmt.Fprint(w, name)
 	})
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if a.sick.Load() {
+	check := func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case a.ready.Load() != (r.URL.Path == "/readyz"):
+			w.WriteHeader(http.StatusNotFound)
+		case a.sick.Load():
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-	})
+	}
+	mux.HandleFunc("/healthz", check)
+	mux.HandleFunc("/readyz", check)
 	mux.HandleFunc("/hold", func(w http.ResponseWriter, r *http.Request) {
 		if r.FormValue("for") != name {
 			w.WriteHeader(http.StatusConflict)
@@ -87,10 +93,14 @@ func NewApp(tb TB, name string) *App {
 	return a
 }
 
-// SetHealthy makes the application pass or fail checks of /healthz.
+// SetReadyz moves the answer to checks from /healthz, where it is at first, to
+// /readyz, or back.
+func (a *App) SetReadyz(ready bool) { a.ready.Store(ready) }
+
+// SetHealthy makes the application pass or fail checks.
 func (a *App) SetHealthy(healthy bool) { a.sick.Store(!healthy) }
 
-// Healthy tells what /healthz answers.
+// Healthy tells whether it passes checks.
 func (a *App) Healthy() bool { return !a.sick.Load() }
 
 // Restart closes the application's port, cutting nobody but waiting for nobody
