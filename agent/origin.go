@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/source"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 	"github.com/lockstep-deploy/lockstep/internal/gitstore"
+	"github.com/lockstep-deploy/lockstep/internal/lfs"
 	"github.com/lockstep-deploy/lockstep/internal/snapshot"
 )
 
@@ -24,6 +26,7 @@ func (p *app) origin(spec api.Spec, release string) (snapshot.Origin, error) {
 // Sources sends commits; [api.Client] does.
 type Sources interface {
 	Source(ctx context.Context, app, release string, haves []string) (io.ReadCloser, error)
+	LargeFile(ctx context.Context, app, release, path string, offset int64) (io.ReadCloser, error)
 }
 
 // relayed is the commit of one release, which the coordinator fetches and sends,
@@ -34,6 +37,8 @@ type relayed struct {
 }
 
 func (relayed) String() string { return "the coordinator" }
+
+var _ snapshot.Lender = relayed{}
 
 // Dial implements [snapshot.Origin].
 func (r relayed) Dial(ctx context.Context) (snapshot.Conversation, error) {
@@ -63,6 +68,51 @@ func (r relaying) Ask(a gitremote.Ask) (*snapshot.Answer, error) {
 		return nil, relayFailure(err)
 	}
 	return &snapshot.Answer{ReadCloser: body, Shallow: a.Wants}, nil
+}
+
+// Lend implements [snapshot.Lender]. It goes on where a connection broke, as long as
+// something comes.
+func (r relayed) Lend(ctx context.Context, path string, p lfs.Pointer, w io.Writer) error {
+	to := &counted{w: w}
+	for failed := 0; ; {
+		before := to.n
+		err := r.lend(ctx, path, to)
+		if err == nil || to.err != nil || ctx.Err() != nil {
+			return err
+		}
+		if failed++; to.n > before {
+			failed = 0
+		}
+		if failed == fetchTries || !errors.Is(err, gitremote.ErrUnreachable) {
+			return err
+		}
+		rest(ctx, time.Second)
+	}
+}
+
+func (r relayed) lend(ctx context.Context, path string, to *counted) error {
+	body, err := r.sources.LargeFile(ctx, r.app, r.release, path, to.n)
+	if err != nil {
+		return relayFailure(err)
+	}
+	defer body.Close()
+	if _, err = io.Copy(to, body); err != nil && to.err == nil && ctx.Err() == nil {
+		err = &gitremote.Failure{Kind: gitremote.ErrUnreachable, Err: err, Remedy: "check the network, and that the coordinator is up"}
+	}
+	return err
+}
+
+// counted tells how much was written, and whether it failed.
+type counted struct {
+	w   io.Writer
+	n   int64
+	err error
+}
+
+func (c *counted) Write(p []byte) (n int, err error) {
+	n, c.err = c.w.Write(p)
+	c.n += int64(n)
+	return n, c.err
 }
 
 // relayFailure gives an error of the coordinator the kind that it has there.

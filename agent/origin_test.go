@@ -2,18 +2,23 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/agent/internal/source"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/internal/gitremote"
+	"github.com/lockstep-deploy/lockstep/internal/lfs"
 	"github.com/lockstep-deploy/lockstep/internal/snapshot"
 )
 
@@ -39,6 +44,14 @@ func (s sends) Source(ctx context.Context, _, _ string, haves []string) (io.Read
 		in.CloseWithError(err)
 	}()
 	return out, nil
+}
+
+func (s sends) LargeFile(_ context.Context, _, _, path string, offset int64) (io.ReadCloser, error) {
+	f, err := s.from.SendLarge(context.Background(), s.sha, path)
+	if err == nil {
+		_, err = f.Seek(offset, io.SeekStart)
+	}
+	return f, err
 }
 
 func TestACommitComesFromTheCoordinator(t *testing.T) {
@@ -109,5 +122,47 @@ func TestACommitComesFromTheCoordinator(t *testing.T) {
 		if !errors.Is(err, c.want) || fault.ReasonOf(err) != api.ReasonFetchFailed || !strings.Contains(err.Error(), "the coordinator") {
 			t.Errorf("%v: %v (%s), want %v", c.err, err, fault.ReasonOf(err), c.want)
 		}
+	}
+}
+
+// breaking is a coordinator whose connections break.
+type breaking struct {
+	sends
+	content string
+	each    int   // bytes that one connection carries
+	err     error // of all
+	offsets []int64
+}
+
+func (b *breaking) LargeFile(_ context.Context, _, _, _ string, offset int64) (io.ReadCloser, error) {
+	b.offsets = append(b.offsets, offset)
+	if b.err != nil {
+		return nil, b.err
+	}
+	left := b.content[offset:]
+	if len(left) <= b.each {
+		return io.NopCloser(strings.NewReader(left)), nil
+	}
+	return io.NopCloser(io.MultiReader(strings.NewReader(left[:b.each]), iotest.ErrReader(io.ErrUnexpectedEOF))), nil
+}
+
+func TestAFileInLFSGoesOnWhereTheConnectionBroke(t *testing.T) {
+	b := &breaking{content: strings.Repeat("large", 5), each: 10}
+	p := lfs.Pointer{OID: fmt.Sprintf("%x", sha256.Sum256([]byte(b.content))), Size: int64(len(b.content))}
+	lend := func(ctx context.Context) (string, error) {
+		var got strings.Builder
+		err := relayed{b, "hello", "r1"}.Lend(ctx, "model.bin", p, &got)
+		return got.String(), err
+	}
+	got, err := lend(t.Context())
+	if err != nil || got != b.content {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if want := []int64{0, 10, 20}; !slices.Equal(b.offsets, want) {
+		t.Errorf("asked from %v on, want %v", b.offsets, want)
+	}
+	b.offsets, b.err = nil, &api.Error{Kind: api.ErrorUnavailable, Reason: api.SourceDenied, Text: "the token expired"}
+	if _, err = lend(t.Context()); !errors.Is(err, gitremote.ErrDenied) || len(b.offsets) != 1 {
+		t.Errorf("after %d requests: %v, want one and %v", len(b.offsets), err, gitremote.ErrDenied)
 	}
 }

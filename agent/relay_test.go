@@ -1,11 +1,15 @@
 package agent_test
 
 import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,6 +26,46 @@ type host struct {
 	mu      sync.Mutex
 	fetches []string // names of repositories
 	denied  int
+	large   map[string]string // files in Git LFS, by SHA-256
+	loads   []string          // of them
+}
+
+// keep puts a file into the host's Git LFS and returns the pointer to it.
+func (h *host) keep(content string) (pointer string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	oid := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
+	h.large[oid] = content
+	return fmt.Sprintf("version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n", oid, len(content))
+}
+
+// lfs answers what git-lfs asks for.
+func (h *host) lfs(w http.ResponseWriter, r *http.Request) (answered bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if oid, ok := strings.CutPrefix(r.URL.Path, "/large/"); ok {
+		h.loads = append(h.loads, oid)
+		_, _ = io.WriteString(w, h.large[oid])
+		return true
+	}
+	if !strings.HasSuffix(r.URL.Path, ".git/info/lfs/objects/batch") {
+		return false
+	}
+	type object struct {
+		OID     string                       `json:"oid"`
+		Size    int64                        `json:"size"`
+		Actions map[string]map[string]string `json:"actions,omitempty"`
+	}
+	var batch struct {
+		Objects []object `json:"objects"`
+	}
+	_ = json.NewDecoder(r.Body).Decode(&batch)
+	for i, o := range batch.Objects {
+		batch.Objects[i].Actions = map[string]map[string]string{"download": {"href": h.URL + "/large/" + o.OID}}
+	}
+	w.Header().Set("Content-Type", "application/vnd.git-lfs+json")
+	_ = json.NewEncoder(w).Encode(batch)
+	return true
 }
 
 func newHost(t *testing.T, password string, repos ...repo) *host {
@@ -38,7 +82,7 @@ func newHost(t *testing.T, password string, repos ...repo) *host {
 			"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0=uploadpack.allowAnySHA1InWant", "GIT_CONFIG_VALUE_0=true",
 			"GIT_CONFIG_KEY_1=uploadpack.allowFilter", "GIT_CONFIG_VALUE_1=true"),
 	}
-	h := &host{}
+	h := &host{large: map[string]string{}}
 	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, got, _ := r.BasicAuth()
 		name, fetch := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/"), "/git-upload-pack")
@@ -54,7 +98,9 @@ func newHost(t *testing.T, password string, repos ...repo) *host {
 			http.Error(w, "no", http.StatusUnauthorized)
 			return
 		}
-		backend.ServeHTTP(w, r)
+		if !h.lfs(w, r) {
+			backend.ServeHTTP(w, r)
+		}
 	}))
 	t.Cleanup(h.Close)
 	return h
@@ -136,5 +182,45 @@ func TestNodesWithoutCredentialsGetCommits(t *testing.T) {
 	}
 	if h.denied > 0 {
 		t.Errorf("%d requests came without the token", h.denied)
+	}
+}
+
+// TestNodesWithoutCredentialsGetFilesInLFS is of a private repository that keeps a
+// file in Git LFS, and so does its submodule: the coordinator asks for each once.
+func TestNodesWithoutCredentialsGetFilesInLFS(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("git-lfs"); err != nil {
+		t.Skip("git-lfs is not installed")
+	}
+	const token = "ghs_0123456789abcdef"
+	app, lib := newRepo(t), newRepo(t)
+	h := newHost(t, token, app, lib)
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	model, weights := strings.Repeat("a large file\n", 300_000), "of the submodule\n"
+	sha := lib.release(map[string]string{"weights": h.keep(weights)}).SHA
+	if err := os.MkdirAll(filepath.Join(app.dir, "lib"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	app.git("config", "-f", ".gitmodules", "submodule.lib.path", "lib")
+	app.git("config", "-f", ".gitmodules", "submodule.lib.url", "../"+filepath.Base(lib.dir))
+	app.git("update-index", "--add", "--cacheinfo", "160000,"+sha+",lib")
+	if err := os.WriteFile(filepath.Join(app.dir, "model.bin"), []byte(h.keep(model)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f := newPairOf(t, app, h.URL+"/"+filepath.Base(app.dir), `
+    build: ["test -f lib/weights"]
+    source: {via: coordinator, token: {file: `+file+`}}`)
+	f.converged()
+	for i := range f.nodes {
+		f.awaitFile(i, "model.bin", model)
+		f.awaitFile(i, "lib/weights", weights)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.loads) != 2 {
+		t.Errorf("%d downloads of 2 files by 2 nodes, want 2", len(h.loads))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"os"
 	"path/filepath"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
@@ -52,4 +53,13 @@ func (s sources) Send(ctx context.Context, app, sha string, haves []string) (*sn
 		return nil, httpapi.ErrNoSource
 	}
 	return r.Send(ctx, sha, haves)
+}
+
+// SendLarge implements [httpapi.Sources].
+func (s sources) SendLarge(ctx context.Context, app, sha, path string) (*os.File, error) {
+	r := s[app]
+	if r == nil {
+		return nil, httpapi.ErrNoSource
+	}
+	return r.SendLarge(ctx, sha, path)
 }

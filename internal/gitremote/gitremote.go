@@ -22,6 +22,9 @@ type Remote struct {
 	public   string
 	secrets  []string // of the URL, in each spelling that an error may use
 	login    Login
+
+	lfs      string // where files in Git LFS are, "" for beside it
+	lfsLogin Login
 }
 
 // Parse takes a URL of https, http, ssh (also as user@host:path), git, or file,
@@ -54,8 +57,11 @@ func (r Remote) String() string { return r.public }
 // Clean is [Clean] of a text that may hold the credentials of the URL or of
 // [Remote.With], without those.
 func (r Remote) Clean(text string) string {
-	if r.login.Password != nil {
-		if p, err := r.login.Password(); err == nil && p != "" {
+	for _, password := range []func() (string, error){r.login.Password, r.lfsLogin.Password} {
+		if password == nil {
+			continue
+		}
+		if p, err := password(); err == nil && p != "" {
 			for _, form := range spellings(p) {
 				text = strings.ReplaceAll(text, form, "redacted")
 			}

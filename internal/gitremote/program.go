@@ -2,7 +2,6 @@ package gitremote
 
 import (
 	"fmt"
-	"net/url"
 	"os"
 	"strings"
 )
@@ -15,9 +14,9 @@ const helperScript = `!f() { case $1 in erase) : >"$LOCKSTEP_GIT_REFUSED";; ` +
 
 // Environ is what a git program is to have in its environment in order to log in
 // to the remote as we do, and to read no settings but these; the remote is its
-// "origin". Credentials are in it, for that host alone: it is for the program, and
-// not for its arguments, a file, or a log. The file refused appears when the remote
-// refuses them.
+// "origin", with its files in Git LFS where [Remote.WithLFS] says. Credentials are
+// in it, for that host alone: it is for the program, and not for its arguments, a
+// file, or a log. The file refused appears when the remote refuses them.
 func (r Remote) Environ(refused string) ([]string, error) {
 	env := []string{"GIT_CONFIG_GLOBAL=" + os.DevNull, "GIT_CONFIG_SYSTEM=" + os.DevNull, "GIT_TERMINAL_PROMPT=0"}
 	for _, e := range os.Environ() {
@@ -30,26 +29,19 @@ func (r Remote) Environ(refused string) ([]string, error) {
 		at = "file://" + at // some programs take only a URL for one of this machine
 	}
 	settings := [][2]string{{"remote.origin.url", at}}
-	switch r.endpoint.Protocol {
-	case "http", "https":
-		user, password := r.endpoint.User, r.endpoint.Password
-		if r.login.Password != nil {
-			var err error
-			if password, err = r.login.Password(); err != nil {
-				return nil, r.failure(fmt.Errorf("%w: %w", errCredentials, err))
-			}
-			user = r.login.User
-		}
-		if user != "" || password != "" {
-			u, err := url.Parse(at)
-			if err != nil {
-				return nil, err
-			}
-			// Not as a setting, which git-lfs writes into its logs.
-			settings = append(settings, [2]string{"credential." + u.Scheme + "://" + u.Host + ".helper", helperScript})
-			env = append(env, "LOCKSTEP_GIT_USER="+user, "LOCKSTEP_GIT_PASSWORD="+password, "LOCKSTEP_GIT_REFUSED="+refused)
-		}
-	case "ssh":
+	if r.lfs != "" {
+		settings = append(settings, [2]string{"lfs.url", r.lfs})
+	}
+	host, user, password, err := r.lfsCredentials()
+	if err != nil {
+		return nil, err
+	}
+	if host != "" {
+		// Not as a setting, which git-lfs writes into its logs.
+		settings = append(settings, [2]string{"credential." + host + ".helper", helperScript})
+		env = append(env, "LOCKSTEP_GIT_USER="+user, "LOCKSTEP_GIT_PASSWORD="+password, "LOCKSTEP_GIT_REFUSED="+refused)
+	}
+	if r.endpoint.Protocol == "ssh" {
 		ssh := "ssh -o BatchMode=yes"
 		if r.login.Key != "" {
 			ssh += " -o IdentitiesOnly=yes -i " + shellQuote(r.login.Key)

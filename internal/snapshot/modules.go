@@ -156,15 +156,9 @@ func (r *Repo) modules(h gitstore.Hash) ([]module, error) {
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
-	urls := map[string]string{}
-	if file != nil && file.Mode != gitstore.ModeLink { // git follows none either
-		content, err := v.ReadAll(file.Hash, gitstore.Blob, maxModuleFile)
-		if err != nil {
-			return nil, unlessBad(err)
-		}
-		if urls, err = gitremote.ParseModules(content); err != nil {
-			return nil, fmt.Errorf("%w: .gitmodules: %w", ErrBad, err)
-		}
+	urls, err := moduleURLs(v, file)
+	if err != nil {
+		return nil, err
 	}
 	for i, m := range found {
 		if found[i].url = urls[m.path]; found[i].url == "" {
@@ -174,6 +168,22 @@ func (r *Repo) modules(h gitstore.Hash) ([]module, error) {
 	}
 	slices.SortFunc(found, func(a, b module) int { return cmp.Compare(a.path, b.path) })
 	return found, nil
+}
+
+// moduleURLs reads .gitmodules, nil for none: the URLs of submodules by their paths.
+func moduleURLs(v *gitstore.View, file *gitstore.TreeEntry) (map[string]string, error) {
+	if file == nil || file.Mode == gitstore.ModeLink { // git follows none either
+		return nil, nil
+	}
+	content, err := v.ReadAll(file.Hash, gitstore.Blob, maxModuleFile)
+	if err != nil {
+		return nil, unlessBad(err)
+	}
+	urls, err := gitremote.ParseModules(content)
+	if err != nil {
+		return nil, fmt.Errorf("%w: .gitmodules: %w", ErrBad, err)
+	}
+	return urls, nil
 }
 
 // Git is the repository at a URL, and the submodules that it names, as an origin.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 	"github.com/lockstep-deploy/lockstep/internal/gitstore"
+	"github.com/lockstep-deploy/lockstep/internal/lfs"
 )
 
 const (
@@ -60,6 +61,7 @@ type Repo struct {
 	dir    string
 	origin Origin
 	store  *gitstore.Store
+	large  *lfs.Cache
 
 	turn chan struct{} // holds one token while a call changes the store
 }
@@ -75,7 +77,9 @@ func Open(dir string, origin Origin) (*Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Repo{dir: dir, origin: origin, store: store, turn: make(chan struct{}, 1)}, nil
+	return &Repo{
+		dir: dir, origin: origin, store: store, large: lfs.NewCache(filepath.Join(dir, "large")), turn: make(chan struct{}, 1),
+	}, nil
 }
 
 // Has tells whether the commit, its whole tree, and its submodules are in the

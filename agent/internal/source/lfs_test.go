@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,9 +28,20 @@ func pointerTo(content []byte) (text, oid string) {
 
 // serveLFS answers the batch calls of git-lfs and hands out files, by their names.
 func serveLFS(t *testing.T, files map[string][]byte) func(http.Handler) http.Handler {
+	return serveLFSFor(t, "SECRET", "", files)
+}
+
+// serveLFSFor is serveLFS for a password and at a path; "" is beside the repository.
+func serveLFSFor(t *testing.T, want, at string, files map[string][]byte) func(http.Handler) http.Handler {
+	if at == "" {
+		at = ".git/info/lfs"
+	}
 	return func(git http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if user, password, _ := r.BasicAuth(); user != "me" || password != "SECRET" {
+			if user, password, _ := r.BasicAuth(); user != "me" || password != want {
+				if password != "" && password != "WRONG" {
+					t.Errorf("the password %q came to a host that it is not for", password)
+				}
 				http.Error(w, "no", http.StatusUnauthorized)
 				return
 			}
@@ -36,7 +49,7 @@ func serveLFS(t *testing.T, files map[string][]byte) func(http.Handler) http.Han
 				_, _ = w.Write(files[oid])
 				return
 			}
-			if !strings.HasSuffix(r.URL.Path, ".git/info/lfs/objects/batch") {
+			if !strings.HasSuffix(r.URL.Path, at+"/objects/batch") {
 				git.ServeHTTP(w, r)
 				return
 			}
@@ -119,7 +132,7 @@ func TestFilesInLFSAreDownloaded(t *testing.T) {
 		}
 	}
 	kept := func() int {
-		found, err := filepath.Glob(filepath.Join(store, "lfs", "objects", "*", "*", "*"))
+		found, err := filepath.Glob(filepath.Join(store, "large", "*"))
 		must(t, err)
 		return len(found)
 	}
@@ -133,8 +146,25 @@ func TestFilesInLFSAreDownloaded(t *testing.T) {
 	dir, err := write(good, "SECRET")
 	must(t, err)
 	same(t, tree(t, dir), map[string]string{"a": "dir", "a/model.bin": "600 " + string(content), "b": "600 plain"})
+	calls, err := os.ReadFile(called)
+	must(t, err)
+	downloads := strings.Count(string(calls), "smudge")
 	if kept() != 1 {
 		t.Errorf("%d files are kept, want that of the commit", kept())
+	}
+	// What is there is not asked for again, unless it was damaged.
+	for i, damage := range []bool{false, true} {
+		if damage {
+			each(t, store, "../large/*", flip)
+		}
+		dir, err := write(good, "SECRET")
+		must(t, err)
+		same(t, tree(t, dir), map[string]string{"a": "dir", "a/model.bin": "600 " + string(content), "b": "600 plain"})
+		calls, err := os.ReadFile(called)
+		must(t, err)
+		if n := strings.Count(string(calls), "smudge"); n != downloads+i {
+			t.Errorf("git-lfs was called %d times, want %d", n, downloads+i)
+		}
 	}
 	_, err = write(plain, "SECRET")
 	must(t, err)
@@ -192,7 +222,7 @@ func TestFilesInLFSNeedTheProgram(t *testing.T) {
 		want []string
 	}{
 		{sha, []string{`"model.bin"`, "install git-lfs", "git lfs migrate export"}},
-		{inLib, []string{`"lib/large"`, "submodule"}},
+		{inLib, []string{`"lib/large"`, "install git-lfs"}},
 	} {
 		r := openRepo(t, filepath.Join(t.TempDir(), "store"), u.dir)
 		must(t, r.Fetch(t.Context(), c.sha, nil))
@@ -205,5 +235,108 @@ func TestFilesInLFSNeedTheProgram(t *testing.T) {
 				t.Errorf("error lacks %q: %v", w, err)
 			}
 		}
+	}
+}
+
+// One file is in the repository, and one in its submodule at another host, which
+// has other credentials.
+func TestFilesInLFSOfSubmodules(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("git-lfs"); err != nil {
+		t.Skip("git-lfs is not installed")
+	}
+	u, lib := newUpstream(t), newUpstream(t)
+	u.git("config", "uploadpack.allowAnySHA1InWant", "true")
+	lib.git("config", "uploadpack.allowAnySHA1InWant", "true")
+	text, oid := pointerTo([]byte("of the repository"))
+	inLib, libOID := pointerTo([]byte("of the submodule"))
+	host := u.serveHTTP(serveLFSFor(t, "HERE", "", map[string][]byte{oid: []byte("of the repository")}))
+	other := lib.serveHTTP(serveLFSFor(t, "THERE", "", map[string][]byte{libOID: []byte("of the submodule")}))
+	u.commit(map[string]string{"model.bin": text})
+	sha := u.submodule("vendor/lib", other.URL+"/"+lib.name(), lib.commit(map[string]string{"deep/large": inLib}))
+	origin, err := source.Git(host.URL+"/"+u.name(), func(url string) gitremote.Login {
+		password := "HERE"
+		if strings.HasPrefix(url, other.URL) {
+			password = "THERE"
+		}
+		return gitremote.Login{From: "the test", User: "me", Password: func() (string, error) { return password, nil }}
+	})
+	must(t, err)
+	r, err := source.Open(filepath.Join(t.TempDir(), "store"), origin)
+	must(t, err)
+	must(t, r.Fetch(t.Context(), sha, nil))
+	dir := filepath.Join(t.TempDir(), "release")
+	must(t, r.Write(t.Context(), sha, dir))
+	got := tree(t, dir)
+	if got["model.bin"] != "600 of the repository" || got["vendor/lib/deep/large"] != "600 of the submodule" {
+		t.Errorf("the release has %q", got)
+	}
+}
+
+func TestLFSConfig(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("git-lfs"); err != nil {
+		t.Skip("git-lfs is not installed")
+	}
+	u := newUpstream(t)
+	u.git("config", "uploadpack.allowAnySHA1InWant", "true")
+	text, oid := pointerTo([]byte("the large file"))
+	host := u.serveHTTP(serveLFSFor(t, "SECRET", "/elsewhere", map[string][]byte{oid: []byte("the large file")}))
+	spy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("another host was asked: %s %s, %v", r.Method, r.URL, r.Header)
+	}))
+	t.Cleanup(spy.Close)
+	local := filepath.Join(t.TempDir(), "local")
+	at := filepath.Join(local, "lfs", "objects", oid[:2], oid[2:4])
+	must(t, os.MkdirAll(at, 0o755))
+	must(t, os.WriteFile(filepath.Join(at, oid), []byte("the large file"), 0o644))
+	for _, c := range []struct {
+		name, config string
+		want         []string // of the error, nil for none
+	}{
+		{"elsewhere at the host", "[lfs]\n\turl = " + host.URL + "/elsewhere\n", nil},
+		{"settings for people", "[lfs]\n\turl = " + host.URL + "/elsewhere\n\tconcurrenttransfers = 1\n[lfs \"customtransfer.x\"]\n\tpath = /bin/false\n", nil},
+		{"another host", "[lfs]\n\turl = " + spy.URL + "/x\n", []string{".lfsconfig", spy.URL, "https"}},
+		{"another host with TLS", "[lfs]\n\turl = " + strings.Replace(spy.URL, "http:", "https:", 1) + "/x\n", []string{".lfsconfig", "another host", "agent.yaml"}},
+		{"a directory of this machine", "[lfs]\n\turl = file://" + local + "\n", []string{".lfsconfig", local}},
+		{"a path", "[lfs]\n\turl = " + local + "\n", []string{".lfsconfig", local}},
+		{"a program", "[lfs]\n\turl = ext::date\n", []string{".lfsconfig"}},
+		{"over ssh", "[lfs]\n\turl = ssh://-oProxyCommand=date/x\n", []string{".lfsconfig", "https"}},
+		{"with a password", "[lfs]\n\turl = " + withUser(t, host.URL, url.UserPassword("me", "s3cret")) + "/elsewhere\n", []string{".lfsconfig", "a user"}},
+		{"garbled", "[lfs", []string{".lfsconfig", "cannot be read"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sha := u.commit(map[string]string{"model.bin": text, ".lfsconfig": c.config})
+			origin, err := source.Git(host.URL+"/"+u.name(), func(at string) gitremote.Login {
+				if !gitremote.Covers(host.URL, at) {
+					return gitremote.Login{}
+				}
+				return gitremote.Login{From: "the test", User: "me", Password: func() (string, error) { return "SECRET", nil }}
+			})
+			must(t, err)
+			r, err := source.Open(filepath.Join(t.TempDir(), "store"), origin)
+			must(t, err)
+			must(t, r.Fetch(t.Context(), sha, nil))
+			dir := filepath.Join(t.TempDir(), "release")
+			err = r.Write(t.Context(), sha, dir)
+			if c.want == nil {
+				must(t, err)
+				if got := tree(t, dir)["model.bin"]; got != "600 the large file" {
+					t.Errorf("the file is %q", got)
+				}
+				return
+			}
+			if fault.ReasonOf(err) != api.ReasonBadTree {
+				t.Errorf("error %v has reason %q, want bad_tree", err, fault.ReasonOf(err))
+			}
+			for _, w := range append(c.want, `"model.bin"`) {
+				if !strings.Contains(fmt.Sprint(err), w) {
+					t.Errorf("error lacks %q: %v", w, err)
+				}
+			}
+			if strings.Contains(fmt.Sprint(err), "s3cret") {
+				t.Errorf("the error shows a password: %v", err)
+			}
+		})
 	}
 }

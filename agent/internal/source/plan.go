@@ -33,7 +33,6 @@ type file struct {
 	dir, name string // the directory with slashes, "" is the root
 	hash      gitstore.Hash
 	perm      uint32
-	module    bool // of a submodule
 }
 
 func (f file) path() string { return join(f.dir, f.name) }
@@ -89,7 +88,7 @@ func newPlan(ctx context.Context, v *gitstore.View, root gitstore.Hash) (*plan, 
 			if e.Mode == gitstore.ModeDir || e.Mode == gitstore.ModeSubmodule {
 				p.dirs = append(p.dirs, sub.path)
 				todo = append(todo, sub)
-			} else if err := p.add(v, d.path, e, d.depth > 0); err != nil {
+			} else if err := p.add(v, d.path, e); err != nil {
 				return nil, err
 			}
 		}
@@ -98,13 +97,13 @@ func newPlan(ctx context.Context, v *gitstore.View, root gitstore.Hash) (*plan, 
 }
 
 // add plans what is no directory and no submodule.
-func (p *plan) add(v *gitstore.View, dir string, e gitstore.TreeEntry, module bool) error {
+func (p *plan) add(v *gitstore.View, dir string, e gitstore.TreeEntry) error {
 	path := join(dir, e.Name)
 	switch e.Mode {
 	case gitstore.ModeFile, gitstore.ModeGroup:
-		p.files = append(p.files, file{dir, e.Name, e.Hash, 0o644, module})
+		p.files = append(p.files, file{dir, e.Name, e.Hash, 0o644})
 	case gitstore.ModeExecutable:
-		p.files = append(p.files, file{dir, e.Name, e.Hash, 0o755, module})
+		p.files = append(p.files, file{dir, e.Name, e.Hash, 0o755})
 	case gitstore.ModeLink:
 		target, err := v.ReadAll(e.Hash, gitstore.Blob, maxPath)
 		if errors.Is(err, gitstore.ErrTooLarge) || errors.Is(err, gitstore.ErrKind) {

@@ -53,7 +53,7 @@ func FuzzTree(f *testing.F) {
 		}
 		defer to.Close()
 		// Refused or not, and however far it came.
-		_ = writeCommit(t.Context(), v, gitstore.Sum(gitstore.Commit, message), &lfs{}, to)
+		_ = writeCommit(t.Context(), v, gitstore.Sum(gitstore.Commit, message), &largeFiles{}, to)
 		for _, dir := range []string{outer, filepath.Join(outer, "in")} {
 			entries, err := os.ReadDir(dir)
 			if err != nil {

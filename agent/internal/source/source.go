@@ -25,7 +25,6 @@ import (
 // goroutines; there must be only one Repo for a directory at a time.
 type Repo struct {
 	snapshots *snapshot.Repo
-	origin    snapshot.Origin
 	dir       string
 }
 
@@ -47,7 +46,7 @@ func Open(dir string, origin snapshot.Origin) (*Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Repo{s, origin, dir}, nil
+	return &Repo{s, dir}, nil
 }
 
 // Has tells whether the commit, its whole tree, and its submodules are in the
@@ -128,15 +127,12 @@ func (r *Repo) write(ctx context.Context, h gitstore.Hash, root *dirs) (err erro
 		return err
 	}
 	defer v.Close()
-	large, err := openLFS(r.dir, r.origin)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, large.prune()) }()
-	return writeCommit(ctx, v, h, large, root)
+	files := &largeFiles{from: r.snapshots, sha: h.String(), used: map[string]bool{}}
+	defer func() { err = errors.Join(err, files.prune()) }()
+	return writeCommit(ctx, v, h, files, root)
 }
 
-func writeCommit(ctx context.Context, v *gitstore.View, h gitstore.Hash, large *lfs, root *dirs) error {
+func writeCommit(ctx context.Context, v *gitstore.View, h gitstore.Hash, files *largeFiles, root *dirs) error {
 	tree, err := snapshot.Root(v, h)
 	if err != nil {
 		return err
@@ -145,5 +141,5 @@ func writeCommit(ctx context.Context, v *gitstore.View, h gitstore.Hash, large *
 	if err != nil {
 		return err
 	}
-	return p.write(ctx, v, large, root)
+	return p.write(ctx, v, files, root)
 }

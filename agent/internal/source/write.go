@@ -2,7 +2,6 @@ package source
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/internal/gitstore"
+	"github.com/lockstep-deploy/lockstep/internal/lfs"
 )
 
 // Bounds of what a release holds: what is sent may unpack to a thousand times
@@ -27,13 +27,13 @@ const (
 )
 
 // write writes what is planned.
-func (p *plan) write(ctx context.Context, v *gitstore.View, large *lfs, to *dirs) error {
+func (p *plan) write(ctx context.Context, v *gitstore.View, stored *largeFiles, to *dirs) error {
 	for _, dir := range p.dirs {
 		if err := to.root.Mkdir(filepath.FromSlash(dir), 0o755); err != nil {
 			return err
 		}
 	}
-	if err := p.writeFiles(ctx, v, large, to); err != nil {
+	if err := p.writeFiles(ctx, v, stored, to); err != nil {
 		return err
 	}
 	// Last, so that no file is ever written through one.
@@ -48,7 +48,7 @@ func (p *plan) write(ctx context.Context, v *gitstore.View, large *lfs, to *dirs
 // writeFiles writes in the order of the pack, in which what builds on one another
 // is near, with more than one writer: making a file is waiting for the file
 // system as much as it is unpacking.
-func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, large *lfs, to *dirs) error {
+func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, stored *largeFiles, to *dirs) error {
 	type placed struct {
 		file
 		pack int
@@ -70,7 +70,7 @@ func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, large *lfs, to 
 	group, ctx := errgroup.WithContext(ctx)
 	for range max(2, min(runtime.GOMAXPROCS(0), 4)) {
 		group.Go(func() error {
-			w := writer{v: v, large: large, total: &total, to: opened{root: to.root}}
+			w := writer{v: v, large: stored, total: &total, to: opened{root: to.root}}
 			defer w.to.close()
 			for {
 				from := int(next.Add(batch)) - batch
@@ -93,7 +93,7 @@ func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, large *lfs, to 
 
 type writer struct {
 	v     *gitstore.View
-	large *lfs
+	large *largeFiles
 	total *atomic.Int64
 	to    opened
 }
@@ -109,10 +109,10 @@ func (w *writer) file(ctx context.Context, f file) error {
 	}
 	size := c.Size
 	content, small := c.Bytes()
-	large, isLarge := pointer{}, false
+	pointer, isLarge := lfs.Pointer{}, false
 	if small {
-		if large, isLarge = parsePointer(content); isLarge {
-			size = large.size
+		if pointer, isLarge = lfs.Parse(content); isLarge {
+			size = pointer.Size
 		}
 	}
 	if size > maxFile || w.total.Add(size) > maxTotal {
@@ -122,19 +122,7 @@ func (w *writer) file(ctx context.Context, f file) error {
 	if !isLarge {
 		return w.create(f, c.WriteTo)
 	}
-	return w.create(f, func(to io.Writer) (int64, error) { return 0, w.fromLFS(ctx, f, large, to) })
-}
-
-func (w *writer) fromLFS(ctx context.Context, f file, p pointer, to io.Writer) error {
-	err := fmt.Errorf("%w: it is one of a submodule; download it in a build command", errNoLFS)
-	if !f.module {
-		err = w.large.write(ctx, p, to)
-	}
-	if errors.Is(err, errNoLFS) {
-		return fault.Errorf(api.ReasonBadTree, "it is kept in Git LFS, %w, or put the file itself into git (git lfs migrate export --include=%s)",
-			err, strconv.Quote(f.path()))
-	}
-	return err
+	return w.create(f, func(to io.Writer) (int64, error) { return 0, w.large.write(ctx, f.path(), pointer, to) })
 }
 
 // create makes a file and lets it be written.

@@ -111,6 +111,7 @@ func New(cfg Config) http.Handler {
 			r.Put("/archives/{digest}", s.putArchive)
 		})
 		r.Get("/source/{app}/{release}", s.source)
+		r.Get("/source/{app}/{release}/large", s.largeFile)
 	})
 	r.Route("/v1", func(r chi.Router) {
 		r.Use(s.asAdmin)
