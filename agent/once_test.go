@@ -143,8 +143,9 @@ func newPair(t *testing.T, settings string) *pair {
 	return newPairOf(t, r, "file://"+r.dir, settings)
 }
 
-// newPairOf is newPair with a repository that is read at another URL.
-func newPairOf(t *testing.T, r repo, url, settings string) *pair {
+// newPairOf is newPair with a repository that is read at another URL. The nodes are
+// made ready by before.
+func newPairOf(t *testing.T, r repo, url, settings string, before ...func(*node)) *pair {
 	t.Helper()
 	f := &pair{t: t, dir: t.TempDir(), repo: r}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -171,10 +172,10 @@ apps:
     branch: main
     nodes: [web1, web2]
     unit: hello.service
-    health: none
+    health: {tcp: %q, interval: 100ms}
     balancer: none
     soak: 0s%s
-`, strings.TrimPrefix(f.url, "http://"), f.dir, f.dir, f.dir, f.dir, f.dir, f.dir, url, settings)
+`, strings.TrimPrefix(f.url, "http://"), f.dir, f.dir, f.dir, f.dir, f.dir, f.dir, url, alive(t), settings)
 	if err := os.WriteFile(filepath.Join(f.dir, "fleet.yaml"), []byte(fleet), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -186,10 +187,32 @@ apps:
 		n := newNode(t, c, units)
 		n.cfg.Name, n.deps.Archives, n.deps.Sources = fmt.Sprintf("web%d", i+1), c, c
 		units.apps = n.cfg.Apps
+		for _, ready := range before {
+			ready(n)
+		}
 		f.nodes, f.units = append(f.nodes, n), append(f.units, units)
 		f.startNode(i)
 	}
 	return f
+}
+
+// alive is an address that accepts connections: apps that are healthy as soon as
+// they run. Without a health check, the agents would look at each for seconds.
+func alive(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-ended })
+	return l.Addr().String()
 }
 
 func (f *pair) startNode(i int) { f.nodes[i].start(f.t) }

@@ -91,7 +91,9 @@ func TestPlanShowsTheRecipe(t *testing.T) {
 	s.watched = func(a *trigger.App) {
 		a.RecipeOf = func(context.Context, string) (api.Recipe, error) { return own, refusal }
 	}
-	s.restart(func(c *httpapi.Config) { c.Apps[0].RecipeFile, c.Apps[0].MaySet = "lockstep.yaml", []string{"build", "hooks", "env"} })
+	s.restart(func(c *httpapi.Config) {
+		c.Apps[0].RecipeFile, c.Apps[0].MaySet = "lockstep.yaml", []string{"build", "hooks", "env"}
+	})
 	p, err := s.admin.Plan(t.Context(), "hello", "")
 	if err != nil {
 		t.Fatal(err)
