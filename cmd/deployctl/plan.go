@@ -221,4 +221,7 @@ func printTurns(w io.Writer, p api.Plan) {
 		fmt.Fprintln(w, "\nIn each turn its hooks are run:")
 		table(w, "  ", hooks)
 	}
+	if p.HealthPath != "" {
+		fmt.Fprintln(w, "\nIts health is asked for at "+oneLine(p.HealthPath)+", in the place of the path in fleet.yaml.")
+	}
 }

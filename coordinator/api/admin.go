@@ -224,6 +224,7 @@ type Plan struct {
 	Shared         []string    `json:"shared,omitempty"`
 	ReleaseCommand []string    `json:"release_command,omitempty"`
 	Hooks          *Hooks      `json:"hooks,omitempty"`
+	HealthPath     string      `json:"health_path,omitempty"` // of the release, where it is not the fleet's
 
 	Steps []PlanStep `json:"steps"` // in the order that they would be taken
 	Units []PlanUnit `json:"units,omitempty"`

@@ -119,6 +119,7 @@ func (s *server) planOf(v *view, kind rollout.Kind, recipe api.Recipe) api.Plan 
 	p := api.Plan{
 		App: v.app.Name, Kind: string(kind), From: v.release(v.app.Current), Steps: []api.PlanStep{},
 		Build: recipe.Build, Artifact: recipe.Artifact, Shared: recipe.Shared, ReleaseCommand: recipe.ReleaseCommand, Hooks: recipe.Hooks,
+		HealthPath: recipe.HealthPath,
 	}
 	if kind != rollout.Deploy {
 		return p

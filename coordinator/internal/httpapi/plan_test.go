@@ -84,7 +84,7 @@ func TestARollbackNamesWhoDoesNotHaveTheRelease(t *testing.T) {
 func TestPlanShowsTheRecipe(t *testing.T) {
 	own := api.Recipe{
 		Build: []string{"npm ci"}, Artifact: []string{"dist"}, Shared: []string{".env"}, ReleaseCommand: []string{"bin/migrate"},
-		Hooks: &api.Hooks{AfterDrain: []string{"bin/hand-over"}},
+		Hooks: &api.Hooks{AfterDrain: []string{"bin/hand-over"}}, HealthPath: "/readyz",
 	}
 	var refusal error
 	s := newStage(t)
@@ -102,7 +102,7 @@ func TestPlanShowsTheRecipe(t *testing.T) {
 	if !reflect.DeepEqual(p.Recipe, want) {
 		t.Errorf("recipe: %+v", p.Recipe)
 	}
-	if got := (api.Recipe{Build: p.Build, Artifact: p.Artifact, Shared: p.Shared, ReleaseCommand: p.ReleaseCommand, Hooks: p.Hooks}); !reflect.DeepEqual(got, own) {
+	if got := (api.Recipe{Build: p.Build, Artifact: p.Artifact, Shared: p.Shared, ReleaseCommand: p.ReleaseCommand, Hooks: p.Hooks, HealthPath: p.HealthPath}); !reflect.DeepEqual(got, own) {
 		t.Errorf("got %+v, want %+v", got, own)
 	}
 	if p.BuildOn != "each" || p.Kind != "deploy" {
