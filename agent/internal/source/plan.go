@@ -27,6 +27,7 @@ type plan struct {
 	dirs  []string // parents first
 	files []file
 	links []link
+	total int64 // bytes that the files may have together
 }
 
 type file struct {
@@ -50,7 +51,7 @@ func join(dir, name string) string {
 
 // newPlan reads the tree and refuses what cannot be written safely.
 func newPlan(ctx context.Context, v *gitstore.View, root gitstore.Hash) (*plan, error) {
-	p := &plan{}
+	p := &plan{total: maxTotal}
 	type dir struct {
 		path  string
 		hash  gitstore.Hash

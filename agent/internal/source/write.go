@@ -70,7 +70,7 @@ func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, stored *largeFi
 	group, ctx := errgroup.WithContext(ctx)
 	for range max(2, min(runtime.GOMAXPROCS(0), 4)) {
 		group.Go(func() error {
-			w := writer{v: v, large: stored, total: &total, to: opened{root: to.root}}
+			w := writer{v: v, large: stored, most: p.total, total: &total, to: opened{root: to.root}}
 			defer w.to.close()
 			for {
 				from := int(next.Add(batch)) - batch
@@ -94,6 +94,7 @@ func (p *plan) writeFiles(ctx context.Context, v *gitstore.View, stored *largeFi
 type writer struct {
 	v     *gitstore.View
 	large *largeFiles
+	most  int64 // that total may become
 	total *atomic.Int64
 	to    opened
 }
@@ -115,9 +116,9 @@ func (w *writer) file(ctx context.Context, f file) error {
 			size = pointer.Size
 		}
 	}
-	if size > maxFile || w.total.Add(size) > maxTotal {
+	if size > maxFile || w.total.Add(size) > w.most {
 		return bad(f.path(), fmt.Sprintf("has %d bytes: a file may have %d and all of a release %d; keep what is larger out of the repository",
-			size, int64(maxFile), int64(maxTotal)))
+			size, int64(maxFile), w.most))
 	}
 	if !isLarge {
 		return w.create(f, c.WriteTo)
