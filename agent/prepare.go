@@ -109,7 +109,7 @@ func (p *app) prepareNext() error {
 		return err
 	}
 	runs := 1
-	if t := d.Prepare; t != nil && t.Release == want.Release {
+	if t := d.Prepare; t != nil {
 		runs = t.Runs + 1
 	}
 	err = p.file.Update(func(d *journal.Doc) error {

@@ -60,8 +60,8 @@ type Command struct {
 type Attempt struct {
 	Release string `json:"release"`
 	Number  int    `json:"number"`
-	// Runs counts how often it was begun: more than once when the agent was
-	// restarted in the middle.
+	// Runs counts what was begun, of this and every release before: the output of
+	// each has numbers of its own.
 	Runs   int        `json:"runs"`
 	Done   bool       `json:"done,omitempty"` // whatever the result
 	Reason api.Reason `json:"reason,omitempty"`
