@@ -1,15 +1,15 @@
 package lbclient
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/lockstep-deploy/lockstep/internal/strictjson"
 )
 
 // multiName is the [Restore]'s provider of [Multi].
@@ -186,13 +186,8 @@ func (m *multi) decode(verb string, r Restore) ([]Restore, error) {
 
 func decodeMulti(data []byte) (multiRecord, error) {
 	var rec multiRecord
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&rec); err != nil {
+	if err := strictjson.Decode(data, &rec); err != nil {
 		return multiRecord{}, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return multiRecord{}, errors.New("something follows it")
 	}
 	return rec, nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 )
@@ -195,19 +194,6 @@ func list(upstreams []upstream) ([]byte, error) {
 		raw = append(raw, u.raw)
 	}
 	return json.Marshal(raw)
-}
-
-// strict decodes one JSON value without unknown keys and with nothing behind it.
-func strict(data []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows it")
-	}
-	return nil
 }
 
 // dialed finds every reverse_proxy handler of a whole configuration that dials

@@ -270,11 +270,7 @@ func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 		serving = serving && !down
 		rec.Handlers = append(rec.Handlers, h.record(at))
 	}
-	r, err := p.encode(rec, serving)
-	if err != nil {
-		return lbclient.Restore{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: op, Err: err}
-	}
-	return r, nil
+	return p.records().Put(op, rec, serving)
 }
 
 // Close implements [lbclient.Provider]. No connection outlives a request.

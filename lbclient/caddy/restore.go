@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/lockstep-deploy/lockstep/internal/strictjson"
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/internal/restore"
 )
-
-const restoreVersion = 1
 
 // record is what [lbclient.Restore] carries: the target's entries in every
 // handler, and where they stood.
@@ -39,48 +39,32 @@ func (h *handler) record(address string) handlerRecord {
 	return out
 }
 
-func (p *provider) providerName() string { return "caddy/" + p.cfg.Name }
-
-func (p *provider) encode(rec record, serving bool) (lbclient.Restore, error) {
-	data, err := json.Marshal(rec)
-	if err != nil {
-		return lbclient.Restore{}, err
-	}
-	return lbclient.Restore{
-		Provider: p.providerName(), Target: p.cfg.Server, Version: restoreVersion,
-		WasServing: serving, Data: data,
-	}, nil
+func (p *provider) records() restore.Of {
+	return restore.Of{Provider: "caddy/" + p.cfg.Name, Target: p.cfg.Server}
 }
 
 // decode reads a journaled record and checks that it is of this target.
 func (p *provider) decode(op string, r lbclient.Restore) (record, error) {
-	invalid := func(err error) (record, error) {
-		return record{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: op, Text: "the recorded state cannot be used", Err: err}
-	}
-	if r.Provider != p.providerName() || r.Target != p.cfg.Server {
-		return invalid(fmt.Errorf("it is of %s in %s, want %s in %s", r.Target, r.Provider, p.cfg.Server, p.providerName()))
-	}
-	if r.Version != restoreVersion {
-		return invalid(fmt.Errorf("it has version %d, want %d", r.Version, restoreVersion))
-	}
-	rec, err := decodeRecord(r.Data)
-	if err != nil {
-		return invalid(err)
-	}
-	var ids []string
-	for _, h := range rec.Handlers {
-		ids = append(ids, h.ID)
-	}
-	if !slices.Equal(ids, p.cfg.Handlers) {
-		return invalid(errors.New("it is of other handlers than are configured now; record it again"))
-	}
-	return rec, nil
+	return restore.Take(p.records(), op, r, func(data []byte) (record, error) {
+		rec, err := decodeRecord(data)
+		if err != nil {
+			return record{}, err
+		}
+		var ids []string
+		for _, h := range rec.Handlers {
+			ids = append(ids, h.ID)
+		}
+		if !slices.Equal(ids, p.cfg.Handlers) {
+			return record{}, errors.New("it is of other handlers than are configured now; record it again")
+		}
+		return rec, nil
+	})
 }
 
 // decodeRecord checks what will be sent to Caddy, which checks nothing.
 func decodeRecord(data []byte) (record, error) {
 	var rec record
-	if err := strict(data, &rec); err != nil {
+	if err := strictjson.Decode(data, &rec); err != nil {
 		return record{}, err
 	}
 	if len(rec.Handlers) == 0 {

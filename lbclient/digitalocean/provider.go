@@ -315,11 +315,7 @@ func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 	}
 	// A look that could not be taken says nothing against it: it counts as
 	// serving, so that its leaving is counted too.
-	r, err := p.encode(record{LoadBalancer: b.id, Droplet: id, Mode: p.cfg.Mode}, v != VerdictFails)
-	if err != nil {
-		return lbclient.Restore{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: op, Err: err}
-	}
-	return r, nil
+	return p.records().Put(op, record{LoadBalancer: b.id, Droplet: id, Mode: p.cfg.Mode}, v != VerdictFails)
 }
 
 // Close implements [lbclient.Provider].

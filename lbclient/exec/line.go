@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
+	"github.com/lockstep-deploy/lockstep/internal/strictjson"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
@@ -54,13 +54,8 @@ func parseLine(out []byte) (line, error) {
 		return line{}, errors.New("it is no JSON object; write messages to standard error")
 	}
 	var l line
-	d := json.NewDecoder(bytes.NewReader(out))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&l); err != nil {
+	if err := strictjson.Decode(out, &l); err != nil {
 		return line{}, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return line{}, errors.New("something follows the JSON object")
 	}
 	return l, l.check()
 }

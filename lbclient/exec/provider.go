@@ -6,11 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
+	"github.com/lockstep-deploy/lockstep/internal/strictjson"
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/internal/restore"
 )
 
 // provider is the [lbclient.Provider] for one target.
@@ -108,7 +109,7 @@ func (p *provider) foreign(verb string, m lbclient.Member) error {
 // one of ours was journaled, and its Restore is used again.
 func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 	const verb = "record the state of"
-	out := lbclient.Restore{Provider: p.name(), Target: p.cfg.Server, Version: restoreVersion, WasServing: true}
+	serving := true
 	pool, err := p.Observe(ctx)
 	if err != nil && !unsupported(err) {
 		return lbclient.Restore{}, err
@@ -121,7 +122,7 @@ func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 		if m.Phase == lbclient.PhaseForeignOut || m.Phase == lbclient.PhaseDraining {
 			return lbclient.Restore{}, p.foreign(verb, m)
 		}
-		out.WasServing = m.Phase == lbclient.PhaseServing
+		serving = m.Phase == lbclient.PhaseServing
 	}
 	a, err := p.run(ctx, stageSnapshot)
 	if err != nil && !unsupported(err) {
@@ -131,50 +132,29 @@ func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 		return lbclient.Restore{}, busy(p.op(string(stageSnapshot)), a)
 	}
 	if a.WasServing != nil {
-		out.WasServing = out.WasServing && *a.WasServing
+		serving = serving && *a.WasServing
 	}
-	if out.Data, err = json.Marshal(record{Data: a.Data}); err != nil {
-		return lbclient.Restore{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: p.op(verb), Err: err}
-	}
-	return out, nil
+	return p.records().Put(p.op(verb), record{Data: a.Data}, serving)
 }
-
-const restoreVersion = 1
 
 // record is what a Restore carries: whatever the program said.
 type record struct {
 	Data json.RawMessage `json:"data"`
 }
 
-func (p *provider) name() string { return "exec/" + p.cfg.Name }
+func (p *provider) records() restore.Of {
+	return restore.Of{Provider: "exec/" + p.cfg.Name, Target: p.cfg.Server}
+}
 
 // decode checks that a journaled Restore is of this target.
 func (p *provider) decode(verb string, r lbclient.Restore) (record, error) {
-	invalid := func(err error) (record, error) {
-		return record{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: p.op(verb), Text: "the recorded state cannot be used", Err: err}
-	}
-	if r.Provider != p.name() || r.Target != p.cfg.Server {
-		return invalid(fmt.Errorf("it is of %s in %s, want %s in %s", r.Target, r.Provider, p.cfg.Server, p.name()))
-	}
-	if r.Version != restoreVersion {
-		return invalid(fmt.Errorf("it has version %d, want %d", r.Version, restoreVersion))
-	}
-	rec, err := decodeRecord(r.Data)
-	if err != nil {
-		return invalid(err)
-	}
-	return rec, nil
+	return restore.Take(p.records(), p.op(verb), r, decodeRecord)
 }
 
 func decodeRecord(data []byte) (record, error) {
 	var rec record
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&rec); err != nil {
+	if err := strictjson.Decode(data, &rec); err != nil {
 		return record{}, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return record{}, errors.New("something follows it")
 	}
 	return rec, nil
 }

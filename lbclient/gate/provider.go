@@ -1,12 +1,8 @@
 package gate
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -15,7 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lockstep-deploy/lockstep/internal/strictjson"
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/internal/restore"
 )
 
 // Config says which gate a provider closes and opens.
@@ -178,14 +176,7 @@ func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 	if st.Held || st.Drained || st.Unreadable != "" {
 		return lbclient.Restore{}, p.foreign(op, st)
 	}
-	data, err := json.Marshal(record{File: p.cfg.File})
-	if err != nil {
-		return lbclient.Restore{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: op, Err: err}
-	}
-	return lbclient.Restore{
-		Provider: p.name(), Target: p.cfg.Server, Version: restoreVersion,
-		WasServing: st.Phase() == lbclient.PhaseServing, Data: data,
-	}, nil
+	return p.records().Put(op, record{File: p.cfg.File}, st.Phase() == lbclient.PhaseServing)
 }
 
 func (p *provider) foreign(op string, st Status) error {
@@ -193,48 +184,34 @@ func (p *provider) foreign(op string, st Status) error {
 		Text: "it is out already: " + st.words() + "; put it back, or leave it out of the deploy"}
 }
 
-const restoreVersion = 1
-
 // record is what a Restore carries. An open gate has nothing else to restore.
 type record struct {
 	File string `json:"file"`
 }
 
-func (p *provider) name() string { return "gate/" + p.cfg.Name }
+func (p *provider) records() restore.Of {
+	return restore.Of{Provider: "gate/" + p.cfg.Name, Target: p.cfg.Server}
+}
 
 // decode checks that a journaled Restore is of this gate.
 func (p *provider) decode(ctx context.Context, op string, r lbclient.Restore) error {
-	invalid := func(err error) error {
-		return &lbclient.Error{Class: lbclient.ClassInvalid, Op: op, Text: "the recorded state cannot be used", Err: err}
+	_, err := restore.Take(p.records(), op, r, func(data []byte) (record, error) {
+		rec, err := decodeRecord(data)
+		if err == nil && rec.File != p.cfg.File {
+			err = fmt.Errorf("it is of the state file %s, and %s is configured now", rec.File, p.cfg.File)
+		}
+		return rec, err
+	})
+	if err == nil && ctx.Err() != nil {
+		err = &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: ctx.Err()}
 	}
-	if r.Provider != p.name() || r.Target != p.cfg.Server {
-		return invalid(fmt.Errorf("it is of %s in %s, want %s in %s", r.Target, r.Provider, p.cfg.Server, p.name()))
-	}
-	if r.Version != restoreVersion {
-		return invalid(fmt.Errorf("it has version %d, want %d", r.Version, restoreVersion))
-	}
-	rec, err := decodeRecord(r.Data)
-	if err != nil {
-		return invalid(err)
-	}
-	if rec.File != p.cfg.File {
-		return invalid(fmt.Errorf("it is of the state file %s, and %s is configured now", rec.File, p.cfg.File))
-	}
-	if err := ctx.Err(); err != nil {
-		return &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}
-	}
-	return nil
+	return err
 }
 
 func decodeRecord(data []byte) (record, error) {
 	var rec record
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&rec); err != nil {
+	if err := strictjson.Decode(data, &rec); err != nil {
 		return record{}, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return record{}, errors.New("something follows it")
 	}
 	return rec, nil
 }

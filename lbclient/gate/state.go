@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
+	"github.com/lockstep-deploy/lockstep/internal/strictjson"
 )
 
 const stateVersion = 1
@@ -62,13 +62,8 @@ func parseState(data []byte) (state, error) {
 		return state{}, fmt.Errorf("%w: it is longer than %d bytes", errBadState, maxState)
 	}
 	var s state
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
+	if err := strictjson.Decode(data, &s); err != nil {
 		return state{}, fmt.Errorf("%w: %w", errBadState, err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return state{}, fmt.Errorf("%w: something follows it", errBadState)
 	}
 	if s.Version != stateVersion {
 		return state{}, fmt.Errorf("%w: it has version %d, want %d", errBadState, s.Version, stateVersion)

@@ -204,7 +204,7 @@ func TestRecordSurvivesTheJournal(t *testing.T) {
 		want.Instances = append(want.Instances, instanceRecord{Endpoint: e, Process: process{1, 2}, Places: []placeRecord{
 			{"web", 0, 40, 10}, {"api", disabledInFile, 1, 1}}})
 	}
-	r, err := pr.encode(want, true)
+	r, err := pr.records().Put("test", want, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -168,11 +168,7 @@ func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 			}
 		}
 	}
-	r, err := p.encode(rec, serving)
-	if err != nil {
-		return lbclient.Restore{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: p.op(verb), Err: err}
-	}
-	return r, nil
+	return p.records().Put(p.op(verb), rec, serving)
 }
 
 // foreign refuses a server that another hand holds out.

@@ -197,5 +197,5 @@ func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 	if len(rec.Ports) == 0 {
 		rec.Ports = ports
 	}
-	return p.encode(rec, m.phase(ports) == lbclient.PhaseServing)
+	return p.records().Put(op, rec, m.phase(ports) == lbclient.PhaseServing)
 }

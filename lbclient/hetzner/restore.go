@@ -1,18 +1,15 @@
 package hetzner
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 
+	"github.com/lockstep-deploy/lockstep/internal/strictjson"
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/internal/restore"
 )
-
-const restoreVersion = 1
 
 // record is what [lbclient.Restore] carries: which member of which balancer,
 // how it belonged, how it was to leave, and where it was healthy.
@@ -34,47 +31,20 @@ func (rec record) key() key {
 	return ipKey(rec.IP)
 }
 
-func (p *provider) providerName() string { return "hetzner/" + p.cfg.Name }
-
-func (p *provider) encode(rec record, serving bool) (lbclient.Restore, error) {
-	data, err := json.Marshal(rec)
-	if err != nil {
-		return lbclient.Restore{}, err
-	}
-	return lbclient.Restore{
-		Provider: p.providerName(), Target: p.cfg.Server, Version: restoreVersion,
-		WasServing: serving, Data: data,
-	}, nil
+func (p *provider) records() restore.Of {
+	return restore.Of{Provider: "hetzner/" + p.cfg.Name, Target: p.cfg.Server}
 }
 
 // decode reads a journaled record and checks that it is of this target. What is
 // in it stands, also where the configuration has changed since.
 func (p *provider) decode(op string, r lbclient.Restore) (record, error) {
-	invalid := func(err error) (record, error) {
-		return record{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: op, Text: "the recorded state cannot be used", Err: err}
-	}
-	if r.Provider != p.providerName() || r.Target != p.cfg.Server {
-		return invalid(fmt.Errorf("it is of %s in %s, want %s in %s", r.Target, r.Provider, p.cfg.Server, p.providerName()))
-	}
-	if r.Version != restoreVersion {
-		return invalid(fmt.Errorf("it has version %d, want %d", r.Version, restoreVersion))
-	}
-	rec, err := decodeRecord(r.Data)
-	if err != nil {
-		return invalid(err)
-	}
-	return rec, nil
+	return restore.Take(p.records(), op, r, decodeRecord)
 }
 
 func decodeRecord(data []byte) (record, error) {
 	var rec record
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&rec); err != nil {
+	if err := strictjson.Decode(data, &rec); err != nil {
 		return record{}, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return record{}, errors.New("something follows it")
 	}
 	if rec.LoadBalancer <= 0 {
 		return record{}, fmt.Errorf("it names load balancer %d", rec.LoadBalancer)

@@ -169,11 +169,7 @@ func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 		}
 		rec.Lines = append(rec.Lines, lineRecord{Upstream: s.upstream, Address: s.address(), Text: s.unmarked()})
 	}
-	r, err := p.encode(rec)
-	if err != nil {
-		return lbclient.Restore{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: op, Err: err}
-	}
-	return r, nil
+	return p.records().Put(op, rec, true)
 }
 
 // foreign refuses a server that another hand holds out.

@@ -1,17 +1,14 @@
 package nginx
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
+	"github.com/lockstep-deploy/lockstep/internal/strictjson"
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/internal/restore"
 )
-
-const restoreVersion = 1
 
 // record is what [lbclient.Restore] carries: the target's lines as they stood.
 type record struct {
@@ -25,49 +22,28 @@ type lineRecord struct {
 	Text     string `json:"text"` // the whole line
 }
 
-func (p *provider) providerName() string { return "nginx/" + p.cfg.Name }
-
-func (p *provider) encode(rec record) (lbclient.Restore, error) {
-	data, err := json.Marshal(rec)
-	if err != nil {
-		return lbclient.Restore{}, err
-	}
-	return lbclient.Restore{
-		Provider: p.providerName(), Target: p.cfg.Server, Version: restoreVersion,
-		WasServing: true, Data: data,
-	}, nil
+func (p *provider) records() restore.Of {
+	return restore.Of{Provider: "nginx/" + p.cfg.Name, Target: p.cfg.Server}
 }
 
 // decode reads a journaled record and checks that it is of this target.
 func (p *provider) decode(op string, r lbclient.Restore) (record, error) {
-	invalid := func(err error) (record, error) {
-		return record{}, &lbclient.Error{Class: lbclient.ClassInvalid, Op: op, Text: "the recorded state cannot be used", Err: err}
-	}
-	if r.Provider != p.providerName() || r.Target != p.cfg.Server {
-		return invalid(fmt.Errorf("it is of %s in %s, want %s in %s", r.Target, r.Provider, p.cfg.Server, p.providerName()))
-	}
-	if r.Version != restoreVersion {
-		return invalid(fmt.Errorf("it has version %d, want %d", r.Version, restoreVersion))
-	}
-	rec, err := decodeRecord(r.Data)
-	if err != nil {
-		return invalid(err)
-	}
-	if !rec.covers(p) {
-		return invalid(errors.New("it is of another file or other upstreams than are configured now; record it again"))
-	}
-	return rec, nil
+	return restore.Take(p.records(), op, r, func(data []byte) (record, error) {
+		rec, err := decodeRecord(data)
+		if err != nil {
+			return record{}, err
+		}
+		if !rec.covers(p) {
+			return record{}, errors.New("it is of another file or other upstreams than are configured now; record it again")
+		}
+		return rec, nil
+	})
 }
 
 func decodeRecord(data []byte) (record, error) {
 	var rec record
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&rec); err != nil {
+	if err := strictjson.Decode(data, &rec); err != nil {
 		return record{}, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return record{}, errors.New("something follows it")
 	}
 	if len(rec.Lines) == 0 {
 		return record{}, errors.New("it holds no line")

@@ -22,6 +22,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/agent/internal/health"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
+	"github.com/lockstep-deploy/lockstep/internal/strictjson"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/gate"
 )
@@ -83,13 +84,8 @@ func parse(b []byte) (Definition, error) {
 	if len(b) > maxDefinition {
 		return d, fmt.Errorf("it is longer than %d bytes", maxDefinition)
 	}
-	j := json.NewDecoder(bytes.NewReader(b))
-	j.DisallowUnknownFields()
-	if err := j.Decode(&d); err != nil {
+	if err := strictjson.Decode(b, &d); err != nil {
 		return Definition{}, err
-	}
-	if _, err := j.Token(); !errors.Is(err, io.EOF) {
-		return Definition{}, errors.New("something follows it")
 	}
 	if d.Version != version {
 		return Definition{}, fmt.Errorf("it has version %d, want %d", d.Version, version)

@@ -11,14 +11,13 @@
 package journal
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/strictjson"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
@@ -135,9 +134,6 @@ type Undo struct {
 // Decode reads a document of the given app and checks that it can be worked
 // with.
 func Decode(app string, b []byte) (*Doc, error) {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	var d Doc
 	// The version first: another one explains every other surprise.
 	var head struct {
 		Version int `json:"version"`
@@ -148,11 +144,9 @@ func Decode(app string, b []byte) (*Doc, error) {
 	if head.Version != Version {
 		return nil, fmt.Errorf("it has format version %d, and this agent reads version %d", head.Version, Version)
 	}
-	if err := dec.Decode(&d); err != nil {
+	var d Doc
+	if err := strictjson.Decode(b, &d); err != nil {
 		return nil, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the document")
 	}
 	if err := d.check(app); err != nil {
 		return nil, err
