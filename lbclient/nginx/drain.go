@@ -73,11 +73,11 @@ func (p *provider) BeginDrain(ctx context.Context, r lbclient.Restore, minHealth
 	if err := p.test(ctx, op, f, lbclient.ClassInvalid); err != nil {
 		return err
 	}
-	at, err := p.moment(ctx, op)
+	at, changed, err := p.moment(ctx, op)
 	if err != nil {
 		return err
 	}
-	if err := f.write(op, replace(f.src, servers, func(s *server) string { return s.marked(at) }), time.Time{}); err != nil {
+	if err := f.write(op, replace(f.src, servers, func(s *server) string { return s.marked(at) }), changed); err != nil {
 		return err
 	}
 	if asked, err := p.apply(ctx, op, f, at); err != nil {
@@ -213,7 +213,13 @@ func (p *provider) unmark(ctx context.Context, op string, before *file, at insta
 	}
 	text := replace(f.src, ours, (*server).back)
 	changed := time.Time{}
-	if text == before.src && !asked {
+	switch {
+	case asked:
+		// Without nginx there is no telling when, and the line is put back all the same.
+		if _, when, err := p.moment(ctx, op); err == nil {
+			changed = when
+		}
+	case text == before.src:
 		changed = before.info.ModTime()
 	}
 	if err := f.write(op, text, changed); err != nil {

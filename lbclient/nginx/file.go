@@ -180,7 +180,10 @@ func (f *file) changeable(op string) error {
 func fileError(op string, err error) error {
 	out := &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}
 	switch {
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+	case errors.Is(err, syscall.EROFS):
+		out.Class = lbclient.ClassDenied
+		out.Text = "the directory of the upstream file is read-only to this process; where a systemd unit makes it so, write ReadWritePaths= with it there, as nginx.conf in deploy/systemd/deploy-coordinator.service.d does"
+	case errors.Is(err, fs.ErrPermission):
 		out.Class = lbclient.ClassDenied
 		out.Text = "this user may not replace the upstream file; it needs leave to write in the file's directory and to give the file its owner"
 	case errors.Is(err, fs.ErrNotExist):

@@ -88,25 +88,59 @@ func (fs procfs) all() ([]process, error) {
 	return out, nil
 }
 
+// clock is one moment as both clocks have it: the one by which the kernel notes
+// births, and the time of day, in which files bear their changes.
+type clock struct {
+	boot string        // see [instant]
+	up   time.Duration // since boot
+	wall time.Time
+}
+
 // now is the present moment of this boot.
-func (fs procfs) now() (instant, error) {
+func (fs procfs) now() (clock, error) {
 	id, err := os.ReadFile(filepath.Join(fs.root, "sys/kernel/random/boot_id"))
 	if err != nil {
-		return instant{}, err
+		return clock{}, err
 	}
 	if len(id) < 8 {
-		return instant{}, fmt.Errorf("the boot's id is %q", id)
+		return clock{}, fmt.Errorf("the boot's id is %q", id)
 	}
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return instant{}, err
+	c := clock{boot: string(id[:8])}
+	// Between the two clocks the process may lose its turn to another.
+	for range 20 {
+		var before, after unix.Timespec
+		err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &before)
+		c.wall = time.Now()
+		if err := errors.Join(err, unix.ClockGettime(unix.CLOCK_BOOTTIME, &after)); err != nil {
+			return clock{}, err
+		}
+		c.up = time.Duration(before.Nano())
+		if time.Duration(after.Nano())-c.up < slack/4 {
+			break
+		}
 	}
-	return instant{string(id[:8]), uint64(ts.Nano()) / uint64(tick)}, nil
+	return c, nil
+}
+
+func (c clock) instant() instant { return instant{c.boot, uint64(c.up / tick)} }
+
+// slack is by how much less than a tick the clocks may be read apart.
+const slack = 2 * time.Millisecond
+
+// at is the first instant that is not before a time of day.
+func (c clock) at(t time.Time) instant {
+	up := max(0, c.up-c.wall.Sub(t.Round(0))-slack)
+	return instant{c.boot, uint64((up + tick - 1) / tick)}
+}
+
+// time is the time of day of an instant of this boot.
+func (c clock) time(at instant) time.Time {
+	return c.wall.Round(0).Add(time.Duration(at.ticks)*tick - c.up)
 }
 
 // running is one look at nginx's processes.
 type running struct {
-	now     instant
+	now     clock
 	master  process
 	workers []process // all generations
 	newborn uint64    // the birth of the youngest process of nginx
@@ -209,27 +243,23 @@ func (r *running) tookUp(at instant) bool {
 
 // tookUpFile tells the same of a file that bears no mark, by the times of day.
 // It can be wrong when the clock was set meanwhile.
-func (r *running) tookUpFile(changed time.Time) bool {
-	ago := uint64(max(0, time.Since(changed)) / tick)
-	if ago >= r.now.ticks {
-		return r.tookUp(instant{r.now.boot, 0})
-	}
-	return r.tookUp(instant{r.now.boot, r.now.ticks - ago + 1})
-}
+func (r *running) tookUpFile(changed time.Time) bool { return r.tookUp(r.now.at(changed)) }
 
 // moment returns an instant after the birth of every present process of nginx
-// and not after that of any later one.
-func (p *provider) moment(ctx context.Context, op string) (instant, error) {
+// and not after that of any later one. A file that is changed now bears changed, the
+// time of day of that instant: its own would fall between two births of which the
+// kernel tells only the tick.
+func (p *provider) moment(ctx context.Context, op string) (at instant, changed time.Time, err error) {
 	for {
 		r, err := p.look(ctx, op)
 		if err != nil {
-			return instant{}, err
+			return instant{}, time.Time{}, err
 		}
-		if r.newborn < r.now.ticks {
-			return r.now, nil
+		if at := r.now.instant(); r.newborn < at.ticks {
+			return at, r.now.time(at), nil
 		}
 		if err := pause(ctx, op, tick); err != nil {
-			return instant{}, err
+			return instant{}, time.Time{}, err
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
@@ -52,7 +51,7 @@ func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 			return err
 		}
 	case !inForce:
-		at, err := p.moment(ctx, op)
+		at, _, err := p.moment(ctx, op)
 		if err != nil {
 			return err
 		}
@@ -72,11 +71,11 @@ func (p *provider) bringBack(ctx context.Context, op string, f *file, servers []
 	if err := p.test(ctx, op, f, lbclient.ClassConflict); err != nil {
 		return nil, err
 	}
-	at, err := p.moment(ctx, op)
+	at, changed, err := p.moment(ctx, op)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.write(op, replace(f.src, servers, func(s *server) string { return s.rejoining(at) }), time.Time{}); err != nil {
+	if err := f.write(op, replace(f.src, servers, func(s *server) string { return s.rejoining(at) }), changed); err != nil {
 		return nil, err
 	}
 	if _, err := p.apply(ctx, op, f, at); err != nil {
