@@ -355,5 +355,3 @@ func TestNotFoundNamesWhatExists(t *testing.T) {
 	c.Endpoints = []string{"unix:///nonexistent/admin.sock"}
 	wantError(t, provider(t, c).Preflight(t.Context()), lbclient.ClassTransient, "/nonexistent/admin.sock", "stats socket")
 }
-
-var _ haproxytest.TB = (testing.TB)(nil)

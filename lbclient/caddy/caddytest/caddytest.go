@@ -7,7 +7,6 @@ import (
 	"context"
 	"debug/buildinfo"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,13 +15,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
-)
 
-// ErrMissing is returned when no caddy program is installed.
-var ErrMissing = errors.New("caddy is not installed")
+	"github.com/lockstep-deploy/lockstep/lbclient/internal/program"
+)
 
 // patience bounds the wait for Caddy to start and to end.
 const patience = 20 * time.Second
@@ -82,14 +78,13 @@ type Handler struct {
 
 // Process is a running Caddy. Its methods are for one goroutine at a time.
 type Process struct {
-	program string
-	dir     string
-	admin   string // host:port, or the socket's path
-	unix    bool
-	urls    map[string]string
-	output  *head
-	cmd     *exec.Cmd
-	done    chan struct{} // closed when the process has been waited for
+	path   string // of the program
+	dir    string
+	admin  string // host:port, or the socket's path
+	unix   bool
+	urls   map[string]string
+	output *program.Output
+	child  *program.Child // nil after its end
 }
 
 // Launch starts Caddy and returns once its admin API and its ports answer.
@@ -97,7 +92,7 @@ func Launch(o Options) (*Process, error) {
 	if o.Program == "" {
 		all := Programs()
 		if len(all) == 0 {
-			return nil, ErrMissing
+			return nil, program.Missing("caddy")
 		}
 		o.Program = all[0]
 	}
@@ -119,7 +114,7 @@ func launch(o Options) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{program: o.Program, dir: dir, unix: o.Unix, urls: make(map[string]string), output: &head{to: o.Output}}
+	p := &Process{path: o.Program, dir: dir, unix: o.Unix, urls: make(map[string]string), output: program.NewOutput(o.Output)}
 	if err := p.configure(o); err != nil {
 		p.Stop()
 		return nil, err
@@ -192,27 +187,20 @@ func (p *Process) configure(o Options) error {
 // Start starts Caddy with its configuration file, as it stands. After Kill it
 // is a restart, in which Caddy forgets every change made since.
 func (p *Process) Start() error {
-	p.cmd = exec.Command(p.program, "run", "--config", p.Config())
-	p.cmd.Env = append(os.Environ(), "HOME="+p.dir, "XDG_DATA_HOME="+p.dir, "XDG_CONFIG_HOME="+p.dir)
-	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
-	if err := p.cmd.Start(); err != nil {
-		p.cmd = nil
+	cmd := exec.Command(p.path, "run", "--config", p.Config())
+	cmd.Env = append(os.Environ(), "HOME="+p.dir, "XDG_DATA_HOME="+p.dir, "XDG_CONFIG_HOME="+p.dir)
+	var err error
+	if p.child, err = program.Start(cmd, p.output, patience); err != nil {
 		return err
 	}
-	p.done = make(chan struct{})
-	cmd, done := p.cmd, p.done
-	go func() {
-		_ = cmd.Wait() // how it ended shows in its output
-		close(done)
-	}()
-	if err := p.await("its admin API answers", func() bool {
+	if err := p.child.Await("its admin API answers", func() bool {
 		_, err := p.Do(http.MethodGet, "/config/", nil)
 		return err == nil
 	}); err != nil {
 		return err
 	}
 	for _, url := range p.urls {
-		if err := p.await(url+" answers", func() bool {
+		if err := p.child.Await(url+" answers", func() bool {
 			conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 			if err == nil {
 				conn.Close()
@@ -220,21 +208,6 @@ func (p *Process) Start() error {
 			return err == nil
 		}); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-func (p *Process) await(what string, ok func() bool) error {
-	deadline := time.Now().Add(patience)
-	for !ok() {
-		select {
-		case <-p.done:
-			return fmt.Errorf("it ended at once and said:\n%s", p.output)
-		case <-time.After(10 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s: not within %s; it said:\n%s", what, patience, p.output)
 		}
 	}
 	return nil
@@ -302,12 +275,10 @@ func (p *Process) URL(id string) string { return p.urls[id] }
 
 // Kill ends Caddy at once, cutting what is in flight.
 func (p *Process) Kill() {
-	if p.cmd == nil {
-		return
+	if p.child != nil {
+		p.child.Kill()
+		p.child = nil
 	}
-	_ = p.cmd.Process.Signal(syscall.SIGKILL) // it may have ended already
-	<-p.done
-	p.cmd = nil
 }
 
 // Stop ends Caddy at once and removes the files. Stopping again does nothing.
@@ -316,50 +287,9 @@ func (p *Process) Stop() {
 	_ = os.RemoveAll(p.dir) // nothing of it is of use
 }
 
-// TB is the part of [testing.TB] that Start needs.
-type TB interface {
-	Helper()
-	Cleanup(func())
-	Skipf(format string, args ...any)
-	Fatalf(format string, args ...any)
-}
-
 // Start launches Caddy for a test and stops it when the test ends. Without a
 // caddy program the test is skipped.
-func Start(tb TB, o Options) *Process {
+func Start(tb program.TB, o Options) *Process {
 	tb.Helper()
-	p, err := Launch(o)
-	if errors.Is(err, ErrMissing) {
-		tb.Skipf("%v; install the caddy package to run this test", err)
-	}
-	if err != nil {
-		tb.Fatalf("%v", err)
-	}
-	tb.Cleanup(p.Stop)
-	return p
-}
-
-// head keeps the beginning of what Caddy writes, and passes all of it on.
-type head struct {
-	mu   sync.Mutex
-	kept bytes.Buffer
-	to   io.Writer
-}
-
-func (h *head) Write(b []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.kept.Len() < 16<<10 {
-		h.kept.Write(b)
-	}
-	if h.to != nil {
-		return h.to.Write(b)
-	}
-	return len(b), nil
-}
-
-func (h *head) String() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.kept.String()
+	return program.ForTest(tb, func() (*Process, error) { return Launch(o) }, "caddy")
 }

@@ -3,8 +3,6 @@
 package haproxytest
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,13 +11,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
-)
 
-// ErrMissing is returned when no haproxy program is installed.
-var ErrMissing = errors.New("haproxy is not installed")
+	"github.com/lockstep-deploy/lockstep/lbclient/internal/program"
+)
 
 // patience bounds the wait for HAProxy to start, to reload, and to end.
 const patience = 10 * time.Second
@@ -56,22 +52,17 @@ type Server struct {
 type Process struct {
 	dir       string
 	args      []string
-	output    *head
+	output    *program.Output
 	names     []string // of the backends
 	listeners []*net.TCPListener
 	files     []*os.File // the same, for HAProxy
 	admin     *net.TCPListener
-	running   []*child // all ever started, the newest last
-}
-
-type child struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has been waited for
+	running   []*program.Child // all ever started, the newest last
 }
 
 // Launch starts HAProxy and returns once its admin socket answers.
 func Launch(o Options) (*Process, error) {
-	program, err := find()
+	path, err := program.Find("haproxy")
 	if err != nil {
 		return nil, err
 	}
@@ -80,28 +71,17 @@ func Launch(o Options) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start haproxy: %w", err)
 	}
-	p := &Process{dir: dir, output: &head{to: o.Output}}
+	p := &Process{dir: dir, output: program.NewOutput(o.Output)}
 	if err := p.configure(o); err != nil {
 		p.Stop()
 		return nil, fmt.Errorf("cannot start haproxy: %w", err)
 	}
-	p.args = []string{program, "-db", "-f", filepath.Join(dir, "haproxy.cfg")}
+	p.args = []string{path, "-db", "-f", filepath.Join(dir, "haproxy.cfg")}
 	if err := p.start(); err != nil {
 		p.Stop()
 		return nil, fmt.Errorf("cannot start haproxy: %w", err)
 	}
 	return p, nil
-}
-
-func find() (string, error) {
-	if path, err := exec.LookPath("haproxy"); err == nil {
-		return path, nil
-	}
-	const usual = "/usr/sbin/haproxy" // not in everybody's PATH
-	if _, err := os.Stat(usual); err == nil {
-		return usual, nil
-	}
-	return "", ErrMissing
 }
 
 // configure opens the listeners, which HAProxy inherits so that no port is ever
@@ -164,33 +144,17 @@ func (p *Process) listen(address string) (string, error) {
 
 func (p *Process) start(extra ...string) error {
 	cmd := exec.Command(p.args[0], append(p.args[1:len(p.args):len(p.args)], extra...)...)
-	cmd.Stdout, cmd.Stderr = p.output, p.output
 	cmd.ExtraFiles = p.files
-	if err := cmd.Start(); err != nil {
+	c, err := program.Start(cmd, p.output, patience)
+	if err != nil {
 		return err
 	}
-	c := &child{cmd: cmd, done: make(chan struct{})}
-	go func() {
-		_ = cmd.Wait() // how it ended shows in its output
-		close(c.done)
-	}()
 	p.running = append(p.running, c)
-	want := "\nPid: " + strconv.Itoa(cmd.Process.Pid) + "\n"
-	deadline := time.Now().Add(patience)
-	for {
+	want := "\nPid: " + strconv.Itoa(c.PID()) + "\n"
+	return c.Await("its admin socket answers", func() bool {
 		answer, err := p.Command("show info")
-		if err == nil && strings.Contains(answer, want) {
-			return nil
-		}
-		select {
-		case <-c.done:
-			return fmt.Errorf("it ended at once and said:\n%s", p.output)
-		case <-time.After(10 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("its admin socket did not answer within %s; it said:\n%s", patience, p.output)
-		}
-	}
+		return err == nil && strings.Contains(answer, want)
+	})
 }
 
 // Reload replaces the process as "systemctl reload haproxy" does: the former one
@@ -205,9 +169,7 @@ func (p *Process) Reload() error {
 // Kill ends the newest process at once, as a crash would, cutting what is in
 // flight. Its ports stay open: who connects waits for Restart.
 func (p *Process) Kill() {
-	c := p.running[len(p.running)-1]
-	_ = c.cmd.Process.Kill() // it may have ended already
-	<-c.done
+	p.running[len(p.running)-1].Kill()
 }
 
 // Restart starts HAProxy after Kill. It has forgotten every change made by
@@ -223,9 +185,7 @@ func (p *Process) Restart() error {
 func (p *Process) Former() int {
 	n := 0
 	for _, c := range p.running[:len(p.running)-1] {
-		select {
-		case <-c.done:
-		default:
+		if !c.Ended() {
 			n++
 		}
 	}
@@ -233,7 +193,7 @@ func (p *Process) Former() int {
 }
 
 // PID is the newest process's.
-func (p *Process) PID() int { return p.running[len(p.running)-1].cmd.Process.Pid }
+func (p *Process) PID() int { return p.running[len(p.running)-1].PID() }
 
 func (p *Process) socket() string { return filepath.Join(p.dir, "admin.sock") }
 
@@ -276,15 +236,10 @@ func (p *Process) Command(line string) (string, error) {
 // and removes the files. Stopping again does nothing.
 func (p *Process) Stop() {
 	for _, c := range p.running {
-		_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+		c.Signal(syscall.SIGTERM)
 	}
 	for _, c := range p.running {
-		select {
-		case <-c.done:
-		case <-time.After(patience):
-			_ = c.cmd.Process.Kill()
-			<-c.done
-		}
+		c.Wait()
 	}
 	for _, f := range p.files {
 		f.Close()
@@ -296,50 +251,9 @@ func (p *Process) Stop() {
 	_ = os.RemoveAll(p.dir) // nothing of it is of use
 }
 
-// TB is the part of [testing.TB] that Start needs.
-type TB interface {
-	Helper()
-	Cleanup(func())
-	Skipf(format string, args ...any)
-	Fatalf(format string, args ...any)
-}
-
 // Start launches HAProxy for a test and stops it when the test ends. Without a
 // haproxy program the test is skipped.
-func Start(tb TB, o Options) *Process {
+func Start(tb program.TB, o Options) *Process {
 	tb.Helper()
-	p, err := Launch(o)
-	if errors.Is(err, ErrMissing) {
-		tb.Skipf("%v; install the haproxy package to run this test", err)
-	}
-	if err != nil {
-		tb.Fatalf("%v", err)
-	}
-	tb.Cleanup(p.Stop)
-	return p
-}
-
-// head keeps the beginning of what HAProxy writes, and passes all of it on.
-type head struct {
-	mu   sync.Mutex
-	kept bytes.Buffer
-	to   io.Writer
-}
-
-func (h *head) Write(b []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.kept.Len() < 4096 {
-		h.kept.Write(b)
-	}
-	if h.to != nil {
-		return h.to.Write(b)
-	}
-	return len(b), nil
-}
-
-func (h *head) String() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.kept.String()
+	return program.ForTest(tb, func() (*Process, error) { return Launch(o) }, "haproxy")
 }

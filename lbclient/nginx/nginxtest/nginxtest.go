@@ -3,8 +3,6 @@
 package nginxtest
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,13 +10,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
-)
 
-// ErrMissing is returned when no nginx program is installed.
-var ErrMissing = errors.New("nginx is not installed")
+	"github.com/lockstep-deploy/lockstep/lbclient/internal/program"
+)
 
 // patience bounds the wait for nginx to start and to end.
 const patience = 10 * time.Second
@@ -47,24 +43,23 @@ type Upstream struct {
 
 // Process is a running nginx. Its methods are for one goroutine at a time.
 type Process struct {
-	program string
-	dir     string
-	urls    map[string]string
-	output  *head
-	cmd     *exec.Cmd
-	done    chan struct{} // closed when the master has been waited for
+	path   string // of the program
+	dir    string
+	urls   map[string]string
+	output *program.Output
+	child  *program.Child // nil after its end
 }
 
 // Launch starts nginx and returns once it listens.
 func Launch(o Options) (*Process, error) {
-	program, err := find()
+	path, err := program.Find("nginx")
 	if err != nil {
 		return nil, err
 	}
 	// The ports are free only until somebody else takes one.
 	const tries = 3
 	for try := 1; ; try++ {
-		p, err := launch(program, o)
+		p, err := launch(path, o)
 		if err == nil {
 			return p, nil
 		}
@@ -74,12 +69,12 @@ func Launch(o Options) (*Process, error) {
 	}
 }
 
-func launch(program string, o Options) (*Process, error) {
+func launch(path string, o Options) (*Process, error) {
 	dir, err := os.MkdirTemp("", "nginx")
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{program: program, dir: dir, urls: make(map[string]string), output: &head{to: o.Output}}
+	p := &Process{path: path, dir: dir, urls: make(map[string]string), output: program.NewOutput(o.Output)}
 	if err := p.configure(o); err != nil {
 		p.Stop()
 		return nil, err
@@ -89,17 +84,6 @@ func launch(program string, o Options) (*Process, error) {
 		return nil, err
 	}
 	return p, nil
-}
-
-func find() (string, error) {
-	if path, err := exec.LookPath("nginx"); err == nil {
-		return path, nil
-	}
-	const usual = "/usr/sbin/nginx" // not in everybody's PATH
-	if _, err := os.Stat(usual); err == nil {
-		return usual, nil
-	}
-	return "", ErrMissing
 }
 
 func (p *Process) configure(o Options) error {
@@ -146,22 +130,15 @@ func (p *Process) configure(o Options) error {
 }
 
 func (p *Process) start() error {
-	p.cmd = exec.Command(p.program, p.arguments()...)
-	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	cmd := exec.Command(p.path, p.arguments()...)
 	// In a group of its own, so that nobody is left behind.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
-		p.cmd = nil
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var err error
+	if p.child, err = program.Start(cmd, p.output, patience); err != nil {
 		return err
 	}
-	p.done = make(chan struct{})
-	cmd, done := p.cmd, p.done
-	go func() {
-		_ = cmd.Wait() // how it ended shows in its output
-		close(done)
-	}()
 	for _, url := range p.urls {
-		err := p.await(url+" answers", func() bool {
+		err := p.child.Await(url+" answers", func() bool {
 			conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 			if err == nil {
 				conn.Close()
@@ -172,32 +149,17 @@ func (p *Process) start() error {
 			return err
 		}
 	}
-	return p.await("its workers run", func() bool {
+	return p.child.Await("its workers run", func() bool {
 		_, err := os.Stat(p.PIDFile())
 		return err == nil && strings.Contains(p.output.String(), "start worker process ")
 	})
-}
-
-func (p *Process) await(what string, ok func() bool) error {
-	deadline := time.Now().Add(patience)
-	for !ok() {
-		select {
-		case <-p.done:
-			return fmt.Errorf("it ended at once and said:\n%s", p.output)
-		case <-time.After(5 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s: not within %s; it said:\n%s", what, patience, p.output)
-		}
-	}
-	return nil
 }
 
 func (p *Process) arguments() []string { return []string{"-p", p.dir, "-c", p.Config()} }
 
 // Command is nginx's own command line for this nginx, such as Command("-t").
 func (p *Process) Command(args ...string) []string {
-	return append(append([]string{p.program}, p.arguments()...), args...)
+	return append(append([]string{p.path}, p.arguments()...), args...)
 }
 
 // Reload replaces the workers as "systemctl reload nginx" does.
@@ -219,7 +181,7 @@ func (p *Process) Upstreams() string { return filepath.Join(p.dir, "upstreams.co
 func (p *Process) PIDFile() string { return filepath.Join(p.dir, "nginx.pid") }
 
 // PID is the master's.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
+func (p *Process) PID() int { return p.child.PID() }
 
 // URL is where an upstream is served, without a trailing slash; "" if there is
 // no such upstream.
@@ -236,63 +198,18 @@ func (p *Process) Stop() {
 
 // Quit ends nginx at once, cutting what is in flight.
 func (p *Process) Quit() {
-	if p.cmd != nil {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
-		select {
-		case <-p.done:
-		case <-time.After(patience):
-		}
+	if p.child != nil {
+		p.child.Signal(syscall.SIGTERM)
+		p.child.Wait()
 		// Workers that still finish requests are in the same group.
-		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-		<-p.done
-		p.cmd = nil
+		_ = syscall.Kill(-p.child.PID(), syscall.SIGKILL)
+		p.child = nil
 	}
 }
 
-// TB is the part of [testing.TB] that Start needs.
-type TB interface {
-	Helper()
-	Cleanup(func())
-	Skipf(format string, args ...any)
-	Fatalf(format string, args ...any)
-}
-
-// Start launches nginx for a test and stops it when the test ends. Without an
+// Start launches nginx for a test and stops it when the test ends. Without a
 // nginx program the test is skipped.
-func Start(tb TB, o Options) *Process {
+func Start(tb program.TB, o Options) *Process {
 	tb.Helper()
-	p, err := Launch(o)
-	if errors.Is(err, ErrMissing) {
-		tb.Skipf("%v; install the nginx-light package to run this test", err)
-	}
-	if err != nil {
-		tb.Fatalf("%v", err)
-	}
-	tb.Cleanup(p.Stop)
-	return p
-}
-
-// head keeps the beginning of what nginx writes, and passes all of it on.
-type head struct {
-	mu   sync.Mutex
-	kept bytes.Buffer
-	to   io.Writer
-}
-
-func (h *head) Write(b []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.kept.Len() < 64<<10 {
-		h.kept.Write(b)
-	}
-	if h.to != nil {
-		return h.to.Write(b)
-	}
-	return len(b), nil
-}
-
-func (h *head) String() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.kept.String()
+	return program.ForTest(tb, func() (*Process, error) { return Launch(o) }, "nginx-light")
 }
