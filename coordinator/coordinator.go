@@ -71,7 +71,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	m.Watch(run.Views)
-	apps, err := triggerApps(fleet)
+	apps, inside, err := triggerApps(fleet)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}
 	look := survey.New(survey.Config{
-		Fleet: fleet, Engine: run, Broker: lbs, Head: heads(apps), Version: o.Version,
+		Fleet: fleet, Engine: run, Broker: lbs, Head: heads(apps), Modules: tried(inside), Recipe: recipesIn(st), Version: o.Version,
 		Reload: func() (*config.Fleet, error) { return config.Load(o.Config) },
 	})
 	hook, err := webhook.New(webhook.Options{Secrets: secrets(fleet), Sink: trig, Log: o.Log})

@@ -3,12 +3,14 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"sync"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/mirror"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/store"
 	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
 )
 
@@ -68,4 +70,18 @@ func (r *recipes) id(sha string) string {
 		recipe = r.app.Recipe()
 	}
 	return config.ReleaseID(sha, recipe)
+}
+
+// recipesIn finds the recipes of releases that were deployed.
+func recipesIn(st store.Store) func(ctx context.Context, app string, id rollout.ReleaseID) (api.Recipe, error) {
+	return func(ctx context.Context, app string, id rollout.ReleaseID) (api.Recipe, error) {
+		found, err := st.Releases(ctx, app, string(id))
+		if err == nil && len(found) != 1 {
+			err = fmt.Errorf("the database knows no release %s of %s", id, app)
+		}
+		if err != nil {
+			return api.Recipe{}, err
+		}
+		return found[0].Recipe, nil
+	}
 }

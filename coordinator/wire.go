@@ -44,18 +44,18 @@ func policy(a *config.App) rollout.Policy {
 	return p
 }
 
-// triggerApps opens one mirror for each repository.
-func triggerApps(f *config.Fleet) ([]trigger.App, error) {
+// triggerApps opens one mirror for each repository, from which the submodules of the
+// apps are known, too.
+func triggerApps(f *config.Fleet) (apps []trigger.App, inside map[string]*modules, err error) {
 	mirrors := map[string]*mirror.Mirror{}
-	var apps []trigger.App
+	inside = map[string]*modules{}
 	for _, a := range f.Apps {
 		key := sourceKey(a)
 		m := mirrors[key]
 		if m == nil {
-			var err error
 			dir := filepath.Join(f.Coordinator.Mirrors, a.Name+"-"+key+".git")
 			if m, err = mirror.Open(dir, a.Repo, a.Source.Login()); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			mirrors[key] = m
 		}
@@ -69,8 +69,9 @@ func triggerApps(f *config.Fleet) ([]trigger.App, error) {
 			Name: a.Name, Repo: a.Repo, Branch: a.Branch, Recipe: recipe, DeployForced: a.ForcePush == config.ForcePushDeploy,
 			ReleaseID: id, RecipeOf: own, Mirror: m,
 		})
+		inside[a.Name] = &modules{repo: a.Repo, login: a.LoginTo, file: m.File}
 	}
-	return apps, nil
+	return apps, inside, nil
 }
 
 // heads asks the repository of an app for its branch's commit.

@@ -16,8 +16,9 @@ func (c *cli) doctorCommand() *cobra.Command {
 		Short: "Look at everything that a deploy needs, and say what would stop one",
 		Long: `Has the coordinator look at everything that a deploy needs: whether its
 configuration and secrets are still what it started with, whether it can read
-each repository, when it heard of each agent and of which version that is,
-whether every target could be drained at its balancer, whether one can be
+each repository and its submodules, when it heard of each agent and of which
+version that is, whether units that Lockstep wrote are as it wrote them, whether
+every target could be drained at its balancer, whether one can be
 spared, and whether the balancers' health checks fit the timeouts. Nothing is
 changed.
 

@@ -31,6 +31,7 @@ const (
 	areaCapacity      = "capacity"
 	areaTimeouts      = "timeouts"
 	areaBuilds        = "builds"
+	areaUnit          = "unit"
 )
 
 // checks collects what is found about one area.
@@ -47,9 +48,10 @@ func (c *checks) add(result api.CheckResult, subject, format string, args ...any
 func (s *Survey) Doctor(ctx context.Context) api.Doctor {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	parts := make([][]api.DoctorCheck, 5)
 	var wg sync.WaitGroup
-	for i, look := range []func(context.Context) []api.DoctorCheck{s.configuration, s.repositories, s.nodes, s.builds, s.balancers} {
+	looks := []func(context.Context) []api.DoctorCheck{s.configuration, s.repositories, s.nodes, s.builds, s.units, s.balancers}
+	parts := make([][]api.DoctorCheck, len(looks))
+	for i, look := range looks {
 		wg.Go(func() { parts[i] = look(ctx) })
 	}
 	wg.Wait()
@@ -133,27 +135,6 @@ func changedSecrets(running, now *config.Fleet) []string {
 		}
 	}
 	return names
-}
-
-// repositories asks each for the branches that are deployed from it.
-func (s *Survey) repositories(ctx context.Context) []api.DoctorCheck {
-	all := make([]api.DoctorCheck, len(s.cfg.Fleet.Apps))
-	var wg sync.WaitGroup
-	for i, a := range s.cfg.Fleet.Apps {
-		wg.Go(func() {
-			c := checks{area: areaRepository}
-			sha, err := s.cfg.Head(ctx, a.Name)
-			switch {
-			case err != nil:
-				c.add(api.CheckProblem, a.Name, "%v", err)
-			default:
-				c.add(api.CheckOK, a.Name, "branch %s is at %.7s", a.Branch, sha)
-			}
-			all[i] = c.list[0]
-		})
-	}
-	wg.Wait()
-	return all
 }
 
 // nodes looks at when each agent was heard of, and which version it is.

@@ -38,6 +38,11 @@ type Config struct {
 	Broker Broker
 	// Head asks an app's repository for its branch's commit.
 	Head func(ctx context.Context, app string) (string, error)
+	// Modules tries the repository of each submodule of an app's commit; nil tries
+	// none.
+	Modules func(ctx context.Context, app, sha string) ([]Module, error)
+	// Recipe returns that of a release.
+	Recipe func(ctx context.Context, app string, id rollout.ReleaseID) (api.Recipe, error)
 	// Reload reads the fleet file again.
 	Reload  func() (*config.Fleet, error)
 	Version string

@@ -17,6 +17,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/runner"
 	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
+	"github.com/lockstep-deploy/lockstep/internal/unitfile"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
@@ -53,6 +54,9 @@ type stage struct {
 	broken   error
 	timing   *lbclient.Timing
 	caps     lbclient.Caps
+	modules  []Module
+	current  rollout.ReleaseID // of hello
+	run      *api.Run          // of that release
 	*Survey
 }
 
@@ -60,8 +64,9 @@ func (s *stage) View(app string) (rollout.State, bool) {
 	st := rollout.State{}
 	for _, n := range []string{"web1", "web2", "web3"} {
 		id := rollout.TargetName(app, n, "")
-		st.Targets = append(st.Targets, rollout.Target{ID: id, Turn: s.turns[id]})
+		st.Targets = append(st.Targets, rollout.Target{ID: id, Turn: s.turns[id], Seen: rollout.Sighting{Known: true, Release: s.current}})
 	}
+	st.Apps = []rollout.App{{Name: app, Current: s.current}}
 	return st, true
 }
 
@@ -106,6 +111,10 @@ func newStage(t *testing.T, change ...string) *stage {
 		Head: func(context.Context, string) (string, error) {
 			return "3f2a91c0d4e5f60718293a4b5c6d7e8f90123456", s.head
 		},
+		Modules: func(context.Context, string, string) ([]Module, error) { return s.modules, nil },
+		Recipe: func(context.Context, string, rollout.ReleaseID) (api.Recipe, error) {
+			return api.Recipe{Run: s.run}, nil
+		},
 		Reload: func() (*config.Fleet, error) { return config.Load(s.path) },
 	})
 	return s
@@ -116,6 +125,19 @@ func write(t *testing.T, path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+var generated = []string{"unit: hello.service", "run: bin/hello"}
+
+// generate has the agents tell of units that they wrote, and web2 of what became of
+// its own.
+func (s *stage) generate(change func(*api.UnitReport)) {
+	s.current, s.run = "3f2a91c0d4e5-111111", &api.Run{Command: "bin/hello"}
+	for node, c := range s.contacts {
+		host := api.Host{Apps: "/srv/" + node, Scope: "system"}
+		c.Apps[0].Unit = &api.UnitReport{Host: host, Installed: unitfile.Digest(unitfile.Text("hello", false, *s.run, host))}
+	}
+	change(s.contacts["web2"].Apps[0].Unit)
 }
 
 func serving(names ...string) []api.BalancerMember {
@@ -188,6 +210,43 @@ func TestDoctor(t *testing.T) {
 			name:  "the repository does not answer",
 			wreck: func(s *stage) { s.head = errors.New("cannot reach github.com") },
 			want:  []string{"problem repository hello"}, says: "cannot reach github.com",
+		},
+		{
+			name: "a submodule cannot be read", change: []string{"    branch: main", "    branch: main\n    source: {via: coordinator}"},
+			wreck: func(s *stage) {
+				s.modules = []Module{{Path: "fine", URL: "https://x/fine"}, {Path: "vendor/lib", URL: "https://x/lib", Err: errors.New("access denied")}}
+			},
+			want: []string{"problem repository hello submodule vendor/lib"}, says: "https://x/lib: access denied",
+		},
+		{
+			name: "the nodes read the submodules themselves", change: []string{"    branch: main", "    branch: main\n    source: {via: agent}"},
+			wreck: func(s *stage) { s.modules = []Module{{Path: "vendor/lib", Err: errors.New("access denied")}} },
+		},
+		{
+			name: "units are as they were generated", change: generated,
+			wreck: func(s *stage) { s.generate(func(*api.UnitReport) {}) }, says: "lockstep-hello.service is as Lockstep writes it on 3 nodes",
+		},
+		{
+			name: "a unit was edited by hand", change: generated,
+			wreck: func(s *stage) { s.generate(func(r *api.UnitReport) { r.Installed = unitfile.Digest("edited") }) },
+			want:  []string{"warning unit hello on web2"}, says: "edited by hand",
+		},
+		{
+			name: "a unit is gone", change: generated,
+			wreck: func(s *stage) { s.generate(func(r *api.UnitReport) { r.Installed = "" }) },
+			want:  []string{"problem unit hello on web2"}, says: "lockstep-hello.service is missing",
+		},
+		{
+			name: "a unit may not be written", change: generated,
+			wreck: func(s *stage) { s.generate(func(r *api.UnitReport) { r.Refused = "write generate_units: true" }) },
+			want:  []string{"problem unit hello on web2"}, says: "generate_units: true",
+		},
+		{
+			name: "a unit that its turn is writing", change: generated,
+			wreck: func(s *stage) {
+				s.generate(func(r *api.UnitReport) { r.Installed = "" })
+				s.turns["hello@web2"] = 7
+			},
 		},
 		{
 			name: "a balancer that is gone from the file in mid-turn",
