@@ -23,17 +23,19 @@ import (
 // patience is how long anything may take on a machine that is busy.
 const patience = 3 * time.Minute
 
-// several is one node with five instances of an app behind HAProxy, and the real
+// several is one node with several instances of an app behind HAProxy, and the real
 // programs: coordinator, agent, and a service manager of its own.
 type several struct {
-	t      *testing.T
-	dir    string
-	ports  []string
-	lb     *haproxytest.Process
-	client *api.Client
-	coord  *exec.Cmd
-	addr   string
-	cache  string // of the go program
+	t        *testing.T
+	dir      string
+	ports    []string
+	lb       *haproxytest.Process
+	client   *api.Client
+	coord    *exec.Cmd
+	addr     string
+	cache    string // of the go program
+	manager  *systemdtest.Manager
+	settings string // of the app, besides those that all have
 }
 
 func freePorts(t *testing.T, n int) []string {
@@ -51,10 +53,11 @@ func freePorts(t *testing.T, n int) []string {
 	return ports
 }
 
-func newSeveral(t *testing.T) *several {
+// newSeveral starts n instances of an app with settings; service is its unit's
+// [Service] besides the ADDR of the instance, with DIR for the test's directory.
+func newSeveral(t *testing.T, n int, settings, service string) *several {
 	t.Helper()
-	manager := systemdtest.New(t)
-	s := &several{t: t, dir: t.TempDir(), ports: freePorts(t, 5), addr: "127.0.0.1:" + freePorts(t, 1)[0]}
+	s := &several{t: t, manager: systemdtest.New(t), settings: settings, dir: t.TempDir(), ports: freePorts(t, n), addr: "127.0.0.1:" + freePorts(t, 1)[0]}
 	s.cache = strings.TrimSpace(run(t, exec.Command("go", "env", "GOCACHE")))
 	var servers []haproxytest.Server
 	for _, p := range s.ports {
@@ -68,15 +71,15 @@ func newSeveral(t *testing.T) *several {
 	}
 	s.repo()
 	s.write("agent.yaml", fmt.Sprintf("coordinator: http://%s\nname: web1\ntoken: {file: web1}\nstate: %[2]s/state\napps: %[2]s/apps\nsystemd: user\nunits: [\"hello@*.service\"]\n", s.addr, s.dir))
-	unit := fmt.Sprintf("[Service]\nType=exec\nEnvironment=ADDR=127.0.0.1:%%i\nWorkingDirectory=%[1]s/apps/hello/current-%%i\nExecStart=%[1]s/apps/hello/current-%%i/bin/hello\n", s.dir)
-	if err := manager.WriteUnit("hello@.service", unit); err != nil {
+	unit := "[Service]\nType=exec\nEnvironment=ADDR=127.0.0.1:%i\n" + strings.ReplaceAll(service, "DIR", s.dir)
+	if err := s.manager.WriteUnit("hello@.service", unit); err != nil {
 		t.Fatal(err)
 	}
 	var err error
 	if s.client, err = api.NewClient("http://"+s.addr, "admin-0123456789abcdef"); err != nil {
 		t.Fatal(err)
 	}
-	s.daemon(manager.Env(), "deploy-agent", "--config", s.path("agent.yaml"))
+	s.daemon(s.manager.Env(), "deploy-agent", "--config", s.path("agent.yaml"))
 	s.configure(s.ports, "1")
 	return s
 }
@@ -145,7 +148,7 @@ apps:
     health: {http: "http://127.0.0.1:{instance}/healthz", interval: 100ms, deadline: 5s}
     balancer: edge
     soak: 200ms
-`, s.addr, s.lb.Endpoint(), maxUnavailable, s.path("hello"), strings.Join(instances, ", "), s.cache))
+%[7]s`, s.addr, s.lb.Endpoint(), maxUnavailable, s.path("hello"), strings.Join(instances, ", "), s.cache, s.settings))
 	s.coord = s.daemon(nil, "deploy-coordinator", "--config", s.path("fleet.yaml"))
 	s.await("the coordinator knows the node", func(st api.AppStatus) bool {
 		for _, t := range st.Targets {
@@ -293,7 +296,7 @@ func outAtOnce(events []api.Event) (most, turns int) {
 // HAProxy and under load: one at a time, back from a release that is not
 // healthy, and two at a time.
 func TestFiveInstancesOnOneNode(t *testing.T) {
-	s := newSeveral(t)
+	s := newSeveral(t, 5, "", "WorkingDirectory=DIR/apps/hello/current-%i\nExecStart=DIR/apps/hello/current-%i/bin/hello\n")
 	s.await("the first version serves", func(st api.AppStatus) bool { return st.Converged })
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
