@@ -210,7 +210,7 @@ func (r *running) deliver(id, after string) api.DeliveryAnswer {
 // resolved waits until it is recorded what became of a delivery.
 func (r *running) resolved(id string) api.Delivery {
 	r.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		ds, err := r.admin.Deliveries(r.t.Context())
 		if err != nil {
 			r.t.Fatal(err)
@@ -229,7 +229,7 @@ func (r *running) resolved(id string) api.Delivery {
 func (r *running) converge(sha string) {
 	r.t.Helper()
 	var st api.Status
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		for _, a := range r.agents {
 			resp, err := r.client(secretsOfTest["TEST_"+strings.ToUpper(a.Node)]).Sync(r.t.Context(), a.Report(false))
 			if err != nil {

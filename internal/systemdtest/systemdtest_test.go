@@ -179,7 +179,7 @@ func TestKilledProgramLeavesNothing(t *testing.T) {
 	if _, err := fmt.Sscanf(line, "victim %d %d %s", &manager, &unit, &dir); err != nil {
 		t.Fatalf("%q: %v", line, err)
 	}
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		_, err := os.Stat(dir)
 		if gone(manager) && gone(unit) && errors.Is(err, os.ErrNotExist) {
 			return

@@ -173,7 +173,7 @@ func alive(pid int) bool {
 // pidIn waits for a script to write a process number.
 func pidIn(t *testing.T, path string) int {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		text, err := os.ReadFile(path)
 		if err == nil && strings.HasSuffix(string(text), "\n") {
 			pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
@@ -190,7 +190,7 @@ func pidIn(t *testing.T, path string) int {
 
 func awaitGone(t *testing.T, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); alive(pid); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); alive(pid); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("process %d still lives", pid)
 		}

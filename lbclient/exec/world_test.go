@@ -200,7 +200,7 @@ func TestWeight(t *testing.T) {
 	if said := w.command("get weight web/w1"); !strings.HasPrefix(said, "42 ") {
 		t.Errorf("the weight is %s, want 42", said)
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		st, err := p.RejoinStatus(t.Context(), r)
 		if err == nil && st.Stage == lbclient.RejoinServing {

@@ -73,7 +73,7 @@ type Harness struct {
 }
 
 // patience bounds each wait for the balancer.
-const patience = 15 * time.Second
+const patience = 30 * time.Second
 
 // contractCase is one case, and why it cannot run; "" when it can.
 type contractCase struct {

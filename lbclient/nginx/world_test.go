@@ -77,7 +77,7 @@ func (w *world) get(upstream string) (string, error) { return w.At(w.lb.URL(upst
 
 func (w *world) await(what string, ok func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("%s: not in time; nginx said:\n%s", what, w.lb.Output())

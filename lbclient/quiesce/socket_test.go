@@ -88,7 +88,7 @@ func hear(t *testing.T, r *bufio.Reader) {
 func await(t *testing.T, p lbclient.Provider, what string, ok func(lbclient.DrainStatus) bool) {
 	t.Helper()
 	var st lbclient.DrainStatus
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		var err error
 		if st, err = p.DrainStatus(t.Context(), lbclient.Restore{}); err != nil {
 			t.Fatal(err)

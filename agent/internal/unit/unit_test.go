@@ -17,7 +17,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/internal/systemdtest"
 )
 
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // world is a systemd of its own with a client.
 type world struct {

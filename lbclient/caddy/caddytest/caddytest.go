@@ -21,7 +21,7 @@ import (
 )
 
 // patience bounds the wait for Caddy to start and to end.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // Programs are the Caddys at hand: the one in PATH, and the one that the
 // environment variable CADDY names. There may be none.

@@ -80,7 +80,7 @@ func (c *Cloud) balancer(t *testing.T, b Balancer) string {
 
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not in time", what)

@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds the wait for HAProxy to start, to reload, and to end.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // Options say how to run HAProxy.
 type Options struct {

@@ -93,10 +93,10 @@ func get(t *testing.T, address, path string) (status int, body string) {
 
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 10s", what)
+			t.Fatalf("%s: not in time", what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // patience bounds the wait for nginx to start and to end.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // Options say how to run nginx.
 type Options struct {
