@@ -54,6 +54,21 @@ func TestAgentKnowsMore(t *testing.T) {
 	}
 }
 
+// TestNextStartCounts is of a target that a person linked to another release, and
+// that no rollout left well: it is not where it should be, although it still serves.
+func TestNextStartCounts(t *testing.T) {
+	s := steps(t, "app shop web1", "push shop r1", "run")
+	target := s.state.Target("shop@web1")
+	target.Phase = rollout.TargetQuarantined
+	if !s.state.Converged("shop") {
+		t.Fatalf("it is said not to have converged, and web1 serves r1: %+v", target)
+	}
+	target.Seen.Linked = "r2"
+	if s.state.Converged("shop") {
+		t.Error("it is said to have converged, and web1 runs r2 after its next start")
+	}
+}
+
 // TestAppComesBack is of an app that is taken out of the configuration and put
 // in again: no rollout's name is given twice.
 func TestAppComesBack(t *testing.T) {

@@ -66,6 +66,11 @@ func (m *machine) settleReturn(a *App) {
 				m.rest(t, TargetReverting)
 			}
 		}
+		if t.Phase == TargetWaiting && m.present(t) && m.down(t) {
+			// It would catch up when this is over, and until then keeps others from leaving.
+			m.rest(t, TargetReverting)
+			m.note(r, t, NoteReturned, "", "%s is out of rotation as it is, and is brought to %s, too", t.Place(), a.short(r.From))
+		}
 		if m.strayed(t, r.From) {
 			m.rest(t, TargetReverting)
 			m.note(r, t, NoteLost, "", "%s does not run %s any more", t.Place(), a.short(r.From))

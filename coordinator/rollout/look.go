@@ -15,6 +15,12 @@ func (t Target) Proved(r ReleaseID) bool {
 	return t.Seen.Known && t.Seen.Release == r && t.Seen.Rotation == RotationIn && t.Seen.Health != Unhealthy
 }
 
+// stays tells whether the target is proved on the release, and its next start
+// changes nothing about that.
+func (t Target) stays(r ReleaseID) bool {
+	return t.Proved(r) && t.Drift == nil && t.Seen.Linked == ""
+}
+
 // out tells whether a sighting that is known says that the target does not
 // serve. One whose rotation is unknown may well serve.
 func (s Sighting) out() bool {
@@ -100,7 +106,8 @@ func (a *App) StableBefore(id ReleaseID) ReleaseID {
 }
 
 // Converged tells whether every target of the app is proved on its current
-// release and in rotation, with no rollout under way.
+// release and in rotation, with no rollout under way, and stays on it at its next
+// start.
 func (s *State) Converged(app string) bool {
 	a := s.App(app)
 	if a == nil || a.Live != nil || a.Current == "" {
@@ -108,7 +115,7 @@ func (s *State) Converged(app string) bool {
 	}
 	for i := range s.Targets {
 		t := &s.Targets[i]
-		if t.App == app && (s.down(t) || !t.Proved(a.Current) || t.Drift != nil) {
+		if t.App == app && (s.down(t) || !t.stays(a.Current)) {
 			return false
 		}
 	}

@@ -268,6 +268,28 @@ func (m *machine) settleSkew(a *App) bool {
 	return true
 }
 
+// refuseLateBuild leaves a target for a person whose node is prepared after others
+// may have gone already, and made other files of the release than they did.
+func (m *machine) refuseLateBuild(a *App, t *Target) {
+	r := a.Live
+	if a.Policy.BuildOnce || !a.Policy.RefuseSkew || r.Kind != Deploy {
+		return
+	}
+	has := m.Placement(t.App, t.Node).Digests[r.Release]
+	for _, o := range m.targets(r) {
+		switch theirs := m.Placement(o.App, o.Node).Digests[r.Release]; o.Phase {
+		case TargetPrepared, TargetActivating, TargetActive:
+			if has == "" || theirs == "" || has == theirs {
+				continue
+			}
+			t.Reason = ReasonBuildSkew
+			t.Text = fmt.Sprintf("its build (%s) is not what %s has (%s)", shortDigest(has), o.Node, shortDigest(theirs))
+			m.quarantine(a, t)
+			return
+		}
+	}
+}
+
 // BuildSkew says which nodes hold which build of the release, or "" when all
 // that hold it have the same files, as far as they told.
 func (s *State) BuildSkew(app string, id ReleaseID) string {

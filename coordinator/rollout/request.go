@@ -223,7 +223,7 @@ func (m *machine) adopt(a *App) {
 func (m *machine) repair(a *App, by string) error {
 	var order []TargetID
 	for _, id := range m.order(a) {
-		if t := m.Target(id); !t.Proved(a.Current) || t.Phase == TargetQuarantined || t.Drift != nil {
+		if t := m.Target(id); !t.stays(a.Current) || t.Phase == TargetQuarantined {
 			order = append(order, id)
 		}
 	}

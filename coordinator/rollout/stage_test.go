@@ -73,7 +73,7 @@ type failure struct {
 var began = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // condemning are the agents' reasons that condemn a release.
-var condemning = []string{"build_failed", "start_failed", "unhealthy", "soak_failed", "command_failed"}
+var condemning = []string{"build_failed", "start_failed", "unhealthy", "soak_failed", "command_failed", "hook_failed"}
 
 // play runs a script and returns what it printed.
 func play(script string) (string, error) {
@@ -322,6 +322,8 @@ func (s *stage) finishTurn(a *actor, t *target) {
 		t.release, t.out = t.goal.Fallback, false
 	} else if !f.undone {
 		t.release = t.goal.Release
+	} else if f.reason == "hook_failed" {
+		t.out = false // it was not drained
 	}
 }
 
@@ -354,6 +356,8 @@ func (f *failure) text() string {
 		return "`bin/migrate` ended with status 1"
 	case "interrupted":
 		return "the agent was killed while it ran"
+	case "hook_failed":
+		return "before_drain: `bin/hand-over` ended with status 1"
 	case "unhealthy":
 		return "no health check passed in 30s"
 	case "start_failed":

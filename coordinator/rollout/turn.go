@@ -200,38 +200,48 @@ func (m *machine) finishTurn(a *App, t *Target, o *Outcome) {
 		t.Release = t.Seen.Release
 	}
 	r := a.Live
-	mine := r != nil && slices.Contains(r.Order, t.ID) && (t.Phase == TargetActivating || t.Phase == TargetReverting)
+	turning := t.Phase == TargetActivating || t.Phase == TargetReverting
+	live := r != nil && slices.Contains(r.Order, t.ID)
 	if o.OK {
 		t.InService = true
 	}
 	switch {
-	case !mine && o.OK:
-		if t.Phase == TargetActivating || t.Phase == TargetReverting {
-			m.rest(t, TargetActive)
-		}
-	case !mine:
-		if t.Phase == TargetActivating || t.Phase == TargetReverting {
-			if o.Reverted {
-				m.rest(t, TargetWaiting)
-				return
-			}
-			t.Phase, t.Reason, t.Text = TargetQuarantined, o.Reason, o.Text
-			m.note(a.Last, t, NoteQuarantined, o.Reason, "%s is left for a person: %s", t.Place(), o.Text)
-		}
+	case live && turning:
+		m.judgeTurn(a, t, goal, o)
+	case o.OK && turning:
+		m.rest(t, TargetActive)
 	case o.OK:
-		r.Deadline = m.now.Add(a.Policy.ProgressTimeout)
-		if r.Status == RollingBack {
-			m.rest(t, TargetReverted)
-			m.note(r, t, NoteReverted, "", "%s is back on %s, in rotation%s", t.Place(), a.short(goal), inBrackets(o.Text))
-		} else {
-			m.rest(t, TargetActive)
-			m.note(r, t, NoteActive, "", "%s serves %s, in rotation%s", t.Place(), a.short(goal), inBrackets(o.Text))
-		}
+	case o.Reverted && turning:
+		m.rest(t, TargetWaiting)
+	case o.Reverted:
+	case live:
+		// The turn was of a rollout before this one, which brings it back, or else
+		// leaves it as that would have.
+		t.Before = &Standing{Phase: TargetQuarantined, Reason: o.Reason, Text: o.Text}
+		m.note(r, t, NoteFailed, o.Reason, "%s on %s: %s", a.short(goal), t.Place(), o.Text)
 	default:
+		t.Phase, t.Reason, t.Text = TargetQuarantined, o.Reason, o.Text
+		m.note(a.Last, t, NoteQuarantined, o.Reason, "%s is left for a person: %s", t.Place(), o.Text)
+	}
+}
+
+// judgeTurn takes the outcome of a turn that the live rollout gave.
+func (m *machine) judgeTurn(a *App, t *Target, goal ReleaseID, o *Outcome) {
+	r := a.Live
+	if !o.OK {
 		t.Reason, t.Text = o.Reason, o.Text
 		m.note(r, t, NoteFailed, o.Reason, "%s on %s: %s", a.short(goal), t.Place(), o.Text)
 		m.turnFailed(a, t, o)
+		return
 	}
+	r.Deadline = m.now.Add(a.Policy.ProgressTimeout)
+	if r.Status == RollingBack {
+		m.rest(t, TargetReverted)
+		m.note(r, t, NoteReverted, "", "%s is back on %s, in rotation%s", t.Place(), a.short(goal), inBrackets(o.Text))
+		return
+	}
+	m.rest(t, TargetActive)
+	m.note(r, t, NoteActive, "", "%s serves %s, in rotation%s", t.Place(), a.short(goal), inBrackets(o.Text))
 }
 
 // turnFailed decides what a failed turn of the live rollout condemns.
