@@ -17,11 +17,11 @@ type agent struct {
 
 	// Volatile.
 	seq    uint64
-	prep   []bool              // of each app: it is being prepared
-	busy   []bool              // of each target: a step is under way
-	told   [maxTargets]telling // what the last report said
-	crashS step                // crash at this step, once
-	crashL bool                // after the action
+	prep   []bool    // of each app: it is being prepared
+	busy   []bool    // of each target: a step is under way
+	told   []telling // what the last report said
+	crashS step      // crash at this step, once
+	crashL bool      // after the action
 	crashF time.Duration
 }
 
@@ -50,9 +50,6 @@ type targetJournal struct {
 	outcome *rollout.Outcome
 }
 
-// maxTargets is how many there can be on a node.
-const maxTargets = 6
-
 func newJournal(n *node) journal {
 	n.w.seq++
 	j := journal{instance: n.w.seq}
@@ -76,6 +73,7 @@ func (a *agent) start() {
 	a.journal.epoch++
 	a.seq = 0
 	a.prep, a.busy = make([]bool, len(a.journal.apps)), make([]bool, len(a.n.targets))
+	a.told = make([]telling, len(a.n.targets))
 	for _, j := range a.journal.targets {
 		if wk := j.work; wk != nil && (wk.step == stepRejoin || wk.step == undoRejoin) {
 			// Whether it is healthy was found by an earlier life.
@@ -100,6 +98,9 @@ func (a *agent) crash() {
 	a.life++
 	if !a.n.w.plan.Attach {
 		clear(a.n.procs) // a group of processes goes with the agent
+		for _, t := range a.n.targets {
+			t.hook = nil
+		}
 	}
 	a.crashS = ""
 	a.n.w.log("%s: agent dies", a.n.name)
@@ -129,8 +130,11 @@ func (a *agent) heartbeat() {
 
 // changed reports if there is news.
 func (a *agent) changed() {
-	if a.telling() != a.told {
-		a.report()
+	for i := range a.told {
+		if a.telling(i) != a.told[i] {
+			a.report()
+			return
+		}
 	}
 }
 
@@ -140,33 +144,31 @@ type telling struct {
 	attempt, changes int
 	failed           int
 	disk             int
-	running          rollout.ReleaseID
+	running, linked  rollout.ReleaseID
 	says             rollout.Rotation
 	verdict          rollout.Health
 	last             bool
 	command          rollout.CommandReport
 }
 
-// telling sums up what a report would say.
-func (a *agent) telling() (all [maxTargets]telling) {
-	for i, t := range a.n.targets {
-		j, d := a.journal.apps[t.app], a.n.disks[t.app]
-		s := telling{
-			generation: j.generation, attempt: j.attempt, disk: len(d.releases), changes: d.changes,
-			running: t.running, says: t.says(), verdict: t.verdict(), last: a.n.asksToBeLast(),
-		}
-		if o := a.journal.targets[i].outcome; o != nil {
-			s.turn = o.Turn
-		}
-		if j.failure != nil {
-			s.failed = j.failure.Attempt
-		}
-		if j.command != nil {
-			s.command = *j.command
-		}
-		all[i] = s
+// telling sums up what a report would say of a target of the node.
+func (a *agent) telling(i int) telling {
+	t := a.n.targets[i]
+	j, d := a.journal.apps[t.app], a.n.disks[t.app]
+	s := telling{
+		generation: j.generation, attempt: j.attempt, disk: len(d.releases), changes: d.changes,
+		running: t.release(), linked: a.linked(t), says: t.says(), verdict: t.verdict(), last: a.n.asksToBeLast(),
 	}
-	return all
+	if o := a.journal.targets[i].outcome; o != nil {
+		s.turn = o.Turn
+	}
+	if j.failure != nil {
+		s.failed = j.failure.Attempt
+	}
+	if j.command != nil {
+		s.command = *j.command
+	}
+	return s
 }
 
 // message is one report on its way.
@@ -177,7 +179,9 @@ type message struct {
 }
 
 func (a *agent) report() {
-	a.told = a.telling()
+	for i := range a.told {
+		a.told[i] = a.telling(i)
+	}
 	a.seq++
 	m := message{instance: a.journal.instance, epoch: a.journal.epoch, seq: a.seq}
 	for i, j := range a.journal.apps {
@@ -198,7 +202,7 @@ func (a *agent) report() {
 			pr.Command = &f
 		}
 		for _, t := range a.of(i) {
-			tr := rollout.TargetReport{Target: t.id, Release: t.running, Rotation: t.says(), Health: t.verdict(), Last: a.n.asksToBeLast()}
+			tr := rollout.TargetReport{Target: t.id, Release: t.release(), Linked: a.linked(t), Rotation: t.says(), Health: t.verdict(), Last: a.n.asksToBeLast()}
 			if o := a.journal.targets[t.k].outcome; o != nil {
 				o := *o
 				tr.Outcome = &o

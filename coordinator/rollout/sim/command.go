@@ -14,6 +14,12 @@ type process struct {
 	failed bool
 }
 
+// Moments of a release command at which an agent may crash.
+const (
+	claimCommand step = "claim-command"
+	beginCommand step = "begin-command"
+)
+
 // command claims, begins, and ends the release command that the app's assignment
 // asks for.
 func (a *agent) command(app int) {
@@ -25,30 +31,48 @@ func (a *agent) command(app int) {
 		a.endCommand(app, rollout.Revoked, "revoked", "the coordinator took it back")
 		a.command(app)
 	case want.Number != 0 && (c == nil || c.Number < want.Number):
+		if a.crashes(claimCommand, false) {
+			return
+		}
 		j.command = &rollout.CommandReport{Number: want.Number}
 		if want.Go {
 			a.endCommand(app, rollout.NodeFault, "interrupted", "this agent knows nothing of it")
 		}
+		a.crashes(claimCommand, true)
 	case c == nil || c.Number != want.Number || c.OK || c.Reason != "" || c.Running || !want.Go:
 	default:
+		if a.crashes(beginCommand, false) {
+			return
+		}
 		j.command = &rollout.CommandReport{Number: want.Number, Running: true}
-		p := &process{number: want.Number}
-		a.n.procs[app] = p
-		w := a.n.w
-		w.log("%s: release command %d of %s begins", a.n.name, p.number, want.Release)
-		w.co.checkBegun(p.number)
-		w.after(w.between(time.Second, 15*time.Second), func() {
-			if a.n.procs[app] != p {
-				return
-			}
-			commit := w.commit(app, want.Release)
-			p.over, p.failed = true, commit.bad == noCommand && commit.on&(1<<a.n.index) != 0
-			if !p.failed {
-				w.co.migrated[w.co.commandOf[p.number]] = true
-			}
-		})
+		if a.crashes(beginCommand, true) {
+			return // it is written down as begun, and was not
+		}
+		a.begin(app, want)
 		a.watchCommand(app)
 	}
+}
+
+// begin runs a release command.
+func (a *agent) begin(app int, want rollout.CommandGoal) {
+	w, p, c := a.n.w, &process{number: want.Number}, a.n.w.commit(app, want.Release)
+	a.n.procs[app] = p
+	w.log("%s: release command %d of %s begins", a.n.name, p.number, want.Release)
+	w.co.checkBegun(p.number)
+	sick := c.on&(1<<a.n.index) != 0
+	d := w.between(time.Second, 15*time.Second)
+	if sick && c.bad == noEnd {
+		d = c.takes()
+	}
+	w.after(d, func() {
+		if a.n.procs[app] != p {
+			return
+		}
+		p.over, p.failed = true, sick && (c.bad == noCommand || c.bad == noEnd)
+		if !p.failed {
+			w.co.migrated[w.co.commandOf[p.number]] = true
+		}
+	})
 }
 
 // watchCommand looks every second how the release command of the journal stands.

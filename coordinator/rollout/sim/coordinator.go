@@ -40,6 +40,9 @@ type coordinator struct {
 	commands  map[rollout.RolloutID]int                // that were run
 	retried   map[rollout.RolloutID]int                // by a person, while it was migrating
 	migrated  map[rollout.RolloutID]bool               // its release command did its work
+	// mended are the targets that were brought back from what a person did, since
+	// the last rollout that was asked for.
+	mended map[rollout.TargetID]bool
 
 	// Volatile.
 	heard  []time.Duration
@@ -62,6 +65,7 @@ func newCoordinator(w *world) *coordinator {
 	c := &coordinator{w: w, said: map[[2]string]said{}, index: map[rollout.RolloutID]int{}, free: map[uint64]bool{}, fallen: map[uint64]bool{}, late: map[rollout.RolloutID][]rollout.TargetID{}}
 	c.commandOf, c.begun = map[uint64]rollout.RolloutID{}, map[uint64]int{}
 	c.commands, c.retried, c.migrated = map[rollout.RolloutID]int{}, map[rollout.RolloutID]int{}, map[rollout.RolloutID]bool{}
+	c.mended = map[rollout.TargetID]bool{}
 	for range w.nodes {
 		c.config = append(c.config, true)
 	}
@@ -159,6 +163,7 @@ func (c *coordinator) configure() {
 	c.eachTarget(func(t *target) {
 		if c.state.Target(t.id) == nil {
 			c.knows(t).missed = false
+			delete(c.mended, t.id)
 			a := t.n.agent
 			t.strange = a.out(t) || a.journal.targets[t.k].work != nil
 		}

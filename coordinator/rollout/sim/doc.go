@@ -2,8 +2,10 @@
 // the real [rollout.Step] against nodes that lose power, agents that crash
 // between any two steps, links that are cut, messages that are lost, late,
 // repeated, and reordered, balancers that refuse, forget, and lie, releases
-// that are bad everywhere or somewhere, and people who pause, abort, roll back,
-// and change the configuration in the middle of it.
+// that are bad everywhere or somewhere, or go bad later, hooks and release
+// commands that fail or hang, people who pause, abort, roll back, and change the
+// configuration in the middle of it, and people on the nodes, who move a current
+// link, restart, stop, or run something of their own.
 //
 // Everything follows from a seed. A [Plan] made from it is the world's
 // configuration and a list of timed operations; [Run] plays it in virtual time,
@@ -35,7 +37,10 @@
 //   - max-unavailable, turn-number, turn-held: turns, by both standards above.
 //   - asked-to-be-last: who asks for it leaves after all others, unless it is out.
 //   - prepared-first: no turn before every node that takes part holds the release.
-//   - one-build: where one node builds for all, all get turns to the same files.
+//   - one-build: where one node builds for all, no other is asked to, and all get
+//     turns to the same files; so they do where differing builds are refused.
+//   - waits-in-vain: no rollout waits for the build of a node that is lost, or runs
+//     out of time waiting for what it knows to have failed.
 //   - command-once, command-after-prepared, command-first: a release command runs
 //     once in a rollout, and again only if a person asks for it; when every node
 //     that takes part holds the release, and before the first turn.
@@ -45,7 +50,12 @@
 //   - bad-release, older, diverged, held: what automation must not deploy.
 //   - rollback-of-rollback, undone-by-itself, bad-undone: how a bad release goes.
 //   - nobody-in-charge: with the faults over, what should serve does, or is
-//     quarantined, or belongs to a paused rollout.
+//     quarantined, or belongs to a paused rollout; and whatever a failed turn leaves
+//     out is at once quarantined, or its rollout's to bring back.
+//   - drift-shown: what a person changed on a node is shown, and nothing is said to be
+//     well while it is not, or will not be after the next start.
+//   - by-hand: that is brought back once, and again when a person asks for it; what is
+//     no release is left alone; and nothing else is taken for another hand's work.
 //   - accepted, push-lost, recorded, final, one-live: no request and no rollout is
 //     forgotten, and none changes once it is over.
 //   - generation: no assignment changes under its number; numbers only rise.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
@@ -22,6 +23,7 @@ func (w *world) finish() {
 	w.co.crash = false
 	for _, n := range w.nodes {
 		n.cutTil, n.fullTil, n.lastTil, n.agent.crashS = 0, 0, 0, ""
+		n.hooksFail, n.hooksHang = 0, 0
 		n.powerOn()
 		n.agent.start()
 		for _, t := range n.targets {
@@ -37,7 +39,12 @@ func (w *world) finish() {
 	}
 	w.quiet()
 	w.co.checkSettled(false)
-	// A person now helps what waits for one.
+	// A person now helps what waits for one, and first without knowing better.
+	for app := range w.plan.Apps {
+		if r := w.co.state.App(appName(app)).Live; r != nil && r.Paused != nil && r.Paused.Reason == rollout.ReasonCommandUnknown {
+			w.helps(rollout.ResumeRequested{At: w.time(), App: appName(app), By: "ann"})
+		}
+	}
 	for range 4 {
 		for app := range w.plan.Apps {
 			if w.co.state.App(appName(app)).Live != nil {
@@ -47,6 +54,7 @@ func (w *world) finish() {
 	}
 	w.mend()
 	w.quiet()
+	w.co.checkSettled(false)
 	for range 5 {
 		helped := false
 		for app := range w.plan.Apps {
@@ -56,8 +64,8 @@ func (w *world) finish() {
 			if a := w.co.state.App(appName(app)); a.Live != nil && a.Live.Paused != nil && !late(a.Live) {
 				helped = w.helps(rollout.ResumeRequested{At: w.time(), App: a.Name, By: "ann"}) || helped
 			}
-			if a := w.co.state.App(appName(app)); a.Live == nil {
-				// What one app left out may stand in another's way.
+			if a := w.co.state.App(appName(app)); a.Live == nil || late(a.Live) {
+				// What one app left out may stand in another's way, or in its own.
 				helped = w.helps(rollout.RetryRequested{At: w.time(), App: a.Name, By: "ann"}) || helped
 			}
 		}
@@ -101,7 +109,7 @@ func (w *world) helps(ev rollout.Event) bool {
 func (w *world) mend() {
 	for _, commits := range w.commits {
 		for _, c := range commits {
-			c.bad = good
+			c.bad, c.hooks, c.vary = good, hooks{}, false
 		}
 	}
 	for _, n := range w.nodes {
@@ -133,13 +141,16 @@ func (w *world) quiet() {
 	}
 }
 
-// idle tells whether no rollout goes on by itself.
+// idle tells whether no rollout goes on by itself, and no turn is out.
 func (c *coordinator) idle() bool {
 	for i := range c.state.Apps {
 		a := &c.state.Apps[i]
 		if (a.Live != nil && a.Live.Paused == nil) || (a.Live == nil && a.Waiting != nil) {
 			return false
 		}
+	}
+	if slices.ContainsFunc(c.state.Targets, func(t rollout.Target) bool { return t.Turn != 0 }) {
+		return false
 	}
 	return c.up
 }
@@ -170,7 +181,10 @@ func (c *coordinator) checkSettled(final bool) {
 			}
 			return // it is paused, and says why
 		}
-		if st.Phase == rollout.TargetQuarantined || a.Current == "" {
+		if a.Current != "" {
+			c.checkDrift(t, a, st, final)
+		}
+		if st.Phase == rollout.TargetQuarantined || a.Current == "" || c.leftAlone(t, st) {
 			return
 		}
 		cur := a.Release(a.Current)

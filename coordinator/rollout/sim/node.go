@@ -23,6 +23,8 @@ type node struct {
 	disks   []*disk    // of each app
 	targets []*target  // app by app, and instance by instance
 	procs   []*process // the release command of each app
+	// Until then, what hooks need is away, or does not answer.
+	hooksFail, hooksHang time.Duration
 }
 
 // target is one instance of an app, and how it stands in its balancer.
@@ -35,6 +37,8 @@ type target struct {
 	link     rollout.ReleaseID // what the unit starts
 
 	running rollout.ReleaseID // "" while nothing runs
+	hook    *hookRun          // that runs
+	hand    bool              // a person changed what it runs, or will run, since its last good turn
 	since   time.Duration     // when it was started
 
 	// In the balancer.
@@ -78,7 +82,7 @@ func (t *target) healthyAt(now time.Duration) bool {
 		return false
 	}
 	c := t.n.w.commit(t.app, t.running)
-	if c.on&(1<<t.n.index) == 0 {
+	if c == nil || c.on&(1<<t.n.index) == 0 {
 		return true
 	}
 	switch c.bad {
@@ -138,6 +142,14 @@ func (t *target) restart() {
 
 func (t *target) stop() { t.running = "" }
 
+// release is the one that the process which runs proves.
+func (t *target) release() rollout.ReleaseID {
+	if t.running == foreign {
+		return ""
+	}
+	return t.running
+}
+
 func (t *target) has(id rollout.ReleaseID) bool { return t.n.disks[t.app].has(id) }
 
 func (t *target) built(id rollout.ReleaseID) string { return t.n.disks[t.app].built[id] }
@@ -175,6 +187,7 @@ func (n *node) powerOff() {
 	clear(n.procs)
 	for _, t := range n.targets {
 		t.stop()
+		t.hook = nil
 	}
 }
 

@@ -16,7 +16,7 @@ func (w *world) apply(o Op) {
 	switch o.Kind {
 	case OpPush:
 		c := w.newCommit(o.App, w.head[o.App], o.Bad, o.On)
-		c.vary, c.command = o.Vary, o.Command
+		c.vary, c.command, c.hooks = o.Vary, o.Command, o.Hooks
 		w.push(o.App, c)
 	case OpForcePush:
 		parent := w.head[o.App]
@@ -24,17 +24,15 @@ func (w *world) apply(o Op) {
 			parent = parent.parent
 		}
 		c := w.newCommit(o.App, parent, o.Bad, o.On)
-		c.vary, c.command = o.Vary, o.Command
+		c.vary, c.command, c.hooks = o.Vary, o.Command, o.Hooks
 		w.push(o.App, c)
 	case OpOldPush, OpDeploy:
-		c := w.head[o.App]
-		for range o.Back {
-			if c != nil && c.parent != nil {
-				c = c.parent
-			}
-		}
-		if c != nil {
+		if c := w.back(o); c != nil {
 			_, _ = w.co.deploy(o.App, c, o.Kind == OpOldPush)
+		}
+	case OpSpoil:
+		if c := w.back(o); c != nil && c.bad == good {
+			c.bad, c.on = o.Bad, o.On
 		}
 	case OpRollback:
 		w.request(rollout.RollbackRequested{At: w.time(), App: app, By: "ann"})
@@ -93,6 +91,12 @@ func (w *world) apply(o Op) {
 		}
 	case OpForget:
 		t.drained = false
+	case OpHooksFail:
+		n.hooksFail = w.now + o.For
+	case OpHooksHang:
+		n.hooksHang = w.now + o.For
+	case OpHandRoll, OpHandRollNode, OpHandLink, OpHandRestart, OpHandStop, OpHandForeign:
+		w.byHand(o)
 	case OpAppCrash:
 		t.stop()
 		w.after(o.For, func() {
@@ -101,6 +105,17 @@ func (w *world) apply(o Op) {
 			}
 		})
 	}
+}
+
+// back is the commit that the operation means.
+func (w *world) back(o Op) *commit {
+	c := w.head[o.App]
+	for range o.Back {
+		if c != nil && c.parent != nil {
+			c = c.parent
+		}
+	}
+	return c
 }
 
 // setNode adds a node to the configuration or takes it out.

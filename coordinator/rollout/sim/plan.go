@@ -64,6 +64,17 @@ const (
 	OpAppCrash    OpKind = "app-crash"
 	OpArchives    OpKind = "archives-lost"
 	OpLast        OpKind = "asks-to-be-last"
+	OpHooksFail   OpKind = "hooks-fail"
+	OpHooksHang   OpKind = "hooks-hang"
+	OpSpoil       OpKind = "goes-bad" // a commit that was good
+
+	// A person on the node itself, whatever Lockstep does meanwhile.
+	OpHandRoll     OpKind = "rolled-by-hand" // its current is moved, and it is restarted
+	OpHandRollNode OpKind = "node-rolled-by-hand"
+	OpHandLink     OpKind = "relinked-by-hand" // its current is moved, no more
+	OpHandRestart  OpKind = "restarted-by-hand"
+	OpHandStop     OpKind = "stopped-by-hand"
+	OpHandForeign  OpKind = "runs-from-elsewhere" // something that is no release
 )
 
 // Op is one operation of a plan.
@@ -74,10 +85,11 @@ type Op struct {
 	App     int
 	Inst    int           // which instance
 	For     time.Duration // how long the fault lasts
-	Back    int           // how many commits before the head
+	Back    int           // how many commits before the head, or which release on the disk
 	Bad     badness       // of a pushed commit
 	Vary    bool          // every build of it makes other files
 	Command bool          // it has a release command
+	Hooks   hooks         // that it has
 	On      uint          // the nodes on which it is bad, as a bit set
 	Step    step          // at which the agent crashes
 	Late    bool          // crash after the action instead of before it
@@ -90,6 +102,7 @@ const (
 	good       badness = ""
 	noBuild    badness = "does-not-build"
 	noCommand  badness = "its-command-fails"
+	noEnd      badness = "its-command-hangs"
 	noStart    badness = "does-not-start"
 	unhealthy  badness = "never-healthy"
 	failsSoak  badness = "fails-in-soak"
@@ -107,6 +120,10 @@ func NewPlan(seed uint64) Plan {
 	if r.IntN(3) == 0 {
 		p.MaxUnavailable = 2
 	}
+	most := 12
+	if big := rand.New(rand.NewPCG(seed, 0xb16)); big.IntN(oneBig) == 0 {
+		p.Nodes, p.MaxUnavailable, most = 5+big.IntN(8), 1+big.IntN(4), 40
+	}
 	p.BuildOnce, p.Builder, p.RefuseSkew = r.IntN(2) == 0, r.IntN(2*p.Nodes)-p.Nodes, r.IntN(8) == 0
 	if p.Builder < 0 {
 		p.Builder = -1
@@ -122,11 +139,24 @@ func NewPlan(seed uint64) Plan {
 	for range 3 + r.IntN(14) {
 		p.Ops = append(p.Ops, randomOp(r, &p))
 	}
-	// Drawn apart, so that a plan without instances is what it always was.
-	r = rand.New(rand.NewPCG(seed, 0x1257))
+	// Each of these is drawn apart, so that a plan without it is what it was before.
+	p.drawInstances(rand.New(rand.NewPCG(seed, 0x1257)), most)
+	p.drawCommands(rand.New(rand.NewPCG(seed, 0xc0de)))
+	p.drawHands(rand.New(rand.NewPCG(seed, 0x4a4d)))
+	p.drawHooks(rand.New(rand.NewPCG(seed, 0x4007)))
+	p.drawDisks(rand.New(rand.NewPCG(seed, 0xd15c)))
+	slices.SortStableFunc(p.Ops, func(a, b Op) int { return int(a.At - b.At) })
+	return p
+}
+
+// oneBig: one world of so many is a big one. Almost all that many targets do, a
+// dozen do, in a tenth of the time.
+const oneBig = 64
+
+func (p *Plan) drawInstances(r *rand.Rand, most int) {
 	p.Instances = []int{1, 1, 2, 3}[r.IntN(4)]
-	for p.Instances > 1 && p.Nodes*p.Apps*p.Instances > 12 {
-		p.Instances-- // what many targets do, a dozen do
+	for p.Instances > 1 && p.Nodes*p.Apps*p.Instances > most {
+		p.Instances--
 	}
 	for i := range p.Ops {
 		p.Ops[i].Inst = r.IntN(p.Instances)
@@ -143,19 +173,93 @@ func NewPlan(seed uint64) Plan {
 			p.Ops = append(p.Ops, Op{At: p.randomTime(r), Kind: OpLast, Node: r.IntN(p.Nodes), For: time.Duration(20+r.IntN(300)) * time.Second})
 		}
 	}
-	r = rand.New(rand.NewPCG(seed, 0xc0de))
+}
+
+// pushes are the operations that make a commit.
+func (p *Plan) pushes() (some []*Op) {
+	for i := range p.Ops {
+		if o := &p.Ops[i]; o.Kind == OpPush || o.Kind == OpForcePush {
+			some = append(some, o)
+		}
+	}
+	return some
+}
+
+func (p *Plan) drawCommands(r *rand.Rand) {
 	p.Attach = r.IntN(2) == 0
-	if r.IntN(2) == 0 {
-		for i := range p.Ops {
-			if o := &p.Ops[i]; o.Kind == OpPush || o.Kind == OpForcePush {
-				if o.Command = r.IntN(3) > 0; o.Command && o.Bad == good && r.IntN(5) == 0 {
-					o.Bad, o.On = noCommand, uint(1<<p.Nodes-1)
-				}
+	if r.IntN(2) > 0 {
+		return
+	}
+	for _, o := range p.pushes() {
+		if o.Command = r.IntN(3) > 0; o.Command && o.Bad == good && r.IntN(5) == 0 {
+			o.Bad, o.On = []badness{noCommand, noCommand, noEnd}[r.IntN(3)], uint(1<<p.Nodes-1)
+		}
+	}
+	if r.IntN(3) == 0 {
+		p.Ops = append(p.Ops, Op{
+			At: p.randomTime(r), Kind: OpCrashAtStep, Node: r.IntN(p.Nodes), Step: []step{claimCommand, beginCommand}[r.IntN(2)],
+			Late: r.IntN(2) == 0, For: time.Duration(1+r.IntN(90)) * time.Second,
+		})
+	}
+}
+
+// drawHands has people at work on the nodes themselves.
+func (p *Plan) drawHands(r *rand.Rand) {
+	if r.IntN(3) > 0 {
+		return
+	}
+	kinds := []OpKind{OpHandRoll, OpHandRoll, OpHandRollNode, OpHandLink, OpHandLink, OpHandRestart, OpHandStop, OpHandForeign}
+	for range 1 + r.IntN(4) {
+		o := Op{
+			At: p.randomTime(r), Kind: kinds[r.IntN(len(kinds))], Node: r.IntN(p.Nodes), App: r.IntN(p.Apps), Inst: r.IntN(p.Instances), Back: r.IntN(4),
+		}
+		p.Ops = append(p.Ops, o)
+		if o.At += time.Duration(30+r.IntN(90)) * time.Second; r.IntN(3) == 0 && o.At < p.Faulty {
+			p.Ops = append(p.Ops, o) // and means it
+		}
+	}
+}
+
+// drawDisks has nodes come back with an empty disk that is too small.
+func (p *Plan) drawDisks(r *rand.Rand) {
+	if r.IntN(6) > 0 {
+		return
+	}
+	at, node, away := p.randomTime(r), r.IntN(p.Nodes), time.Duration(1+r.IntN(20))*time.Second
+	p.Ops = append(p.Ops, Op{At: at, Kind: OpWipe, Node: node, For: away},
+		Op{At: at, Kind: OpDiskFull, Node: node, For: away + time.Duration(30+r.IntN(200))*time.Second})
+}
+
+// drawHooks gives commits hooks, and has some of them fail: for their commit is
+// bad, or for what they need on a node is away for a while.
+func (p *Plan) drawHooks(r *rand.Rand) {
+	if r.IntN(3) == 0 {
+		p.Ops = append(p.Ops, Op{
+			At: p.randomTime(r), Kind: OpSpoil, App: r.IntN(p.Apps), Back: r.IntN(3), On: uint(1<<p.Nodes - 1),
+			Bad: []badness{noStart, unhealthy, failsSoak, failsLater}[r.IntN(4)],
+		})
+	}
+	if r.IntN(3) > 0 {
+		return
+	}
+	for _, o := range p.pushes() {
+		o.Hooks.At = uint(r.IntN(1 << len(hookSteps)))
+		if o.Hooks.At != 0 && r.IntN(4) == 0 {
+			o.Hooks.Fails, o.Hooks.Hangs = hookSteps[r.IntN(len(hookSteps))], r.IntN(3) == 0
+			if o.On = uint(1<<p.Nodes - 1); r.IntN(3) == 0 {
+				o.On = 1 << r.IntN(p.Nodes)
 			}
 		}
 	}
-	slices.SortStableFunc(p.Ops, func(a, b Op) int { return int(a.At - b.At) })
-	return p
+	for range r.IntN(4) {
+		kind := []OpKind{OpHooksFail, OpHooksHang, OpCrashAtStep}[r.IntN(3)]
+		o := Op{At: p.randomTime(r), Kind: kind, Node: r.IntN(p.Nodes), For: time.Duration(1+r.IntN(150)) * time.Second}
+		if kind == OpCrashAtStep {
+			steps := append(slices.Clone(hookSteps), undoBeforeRejoin, undoAfterRejoin)
+			o.Step, o.Late = steps[r.IntN(len(steps))], r.IntN(2) == 0
+		}
+		p.Ops = append(p.Ops, o)
+	}
 }
 
 // weights says how often each kind of operation is drawn.
@@ -205,7 +309,8 @@ func randomOp(r *rand.Rand, p *Plan) Op {
 			op.For = time.Duration(10+r.IntN(120)) * time.Second
 		}
 	case OpCrashAtStep:
-		op.Step, op.Late = forward[r.IntN(len(forward)-1)], r.IntN(2) == 0
+		steps := []step{stepSnapshot, stepDrain, stepSwitch, stepRestart, stepVerify, stepRejoin, stepSoak}
+		op.Step, op.Late = steps[r.IntN(len(steps))], r.IntN(2) == 0
 		op.For = time.Duration(1+r.IntN(90)) * time.Second
 	case OpCoordinator:
 		op.Late = r.IntN(2) == 0
@@ -250,6 +355,9 @@ func (o Op) String() string {
 		if o.Command {
 			s += ", with a release command"
 		}
+		s += o.Hooks.String()
+	case OpSpoil:
+		s += fmt.Sprintf(" %s, %d commits back: %s", appName(o.App), o.Back, o.Bad)
 	case OpOldPush, OpDeploy:
 		s += fmt.Sprintf(" %s, %d commits back", appName(o.App), o.Back)
 	case OpRollback, OpPause, OpResume, OpAbort, OpRetry, OpUnhold:
@@ -261,7 +369,11 @@ func (o Op) String() string {
 	case OpAway:
 	case OpCrashAtStep:
 		s += " " + nodeName(o.Node) + when(o.Late) + string(o.Step)
-	case OpAppCrash, OpLie, OpStale, OpForget, OpRefuse:
+	case OpHandRoll, OpHandLink:
+		s += fmt.Sprintf(" %s@%s, instance %d, to the %d. on its disk", appName(o.App), nodeName(o.Node), o.Inst, o.Back)
+	case OpHandRollNode:
+		s += fmt.Sprintf(" %s@%s, to the %d. on its disk", appName(o.App), nodeName(o.Node), o.Back)
+	case OpAppCrash, OpLie, OpStale, OpForget, OpRefuse, OpHandRestart, OpHandStop, OpHandForeign:
 		s += fmt.Sprintf(" %s@%s, instance %d", appName(o.App), nodeName(o.Node), o.Inst)
 	case OpRemoveInst, OpAddInst:
 		s += fmt.Sprintf(" %d", o.Inst)

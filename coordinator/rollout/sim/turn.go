@@ -24,11 +24,21 @@ const (
 	undoVerify   step = "undo-verify"
 	undoRejoin   step = "undo-rejoin"
 	done         step = "done"
+
+	stepBeforeDrain  step = "before-drain"
+	stepAfterDrain   step = "after-drain"
+	stepBeforeRejoin step = "before-rejoin"
+	stepAfterRejoin  step = "after-rejoin"
+	undoBeforeRejoin step = "undo-before-rejoin"
+	undoAfterRejoin  step = "undo-after-rejoin"
 )
 
 var (
-	forward  = []step{stepSnapshot, stepDrain, stepSwitch, stepRestart, stepVerify, stepRejoin, stepSoak, done}
-	backward = []step{undoDrain, undoSwitch, undoRestart, undoVerify, undoRejoin, done}
+	forward = []step{
+		stepSnapshot, stepBeforeDrain, stepDrain, stepAfterDrain, stepSwitch, stepRestart, stepVerify,
+		stepBeforeRejoin, stepRejoin, stepAfterRejoin, stepSoak, done,
+	}
+	backward = []step{undoDrain, undoSwitch, undoRestart, undoVerify, undoBeforeRejoin, undoRejoin, undoAfterRejoin, done}
 )
 
 func next(s step) step {
@@ -55,6 +65,7 @@ type work struct {
 	release, fallback rollout.ReleaseID
 	soak              time.Duration
 	step              step
+	left              bool // an earlier turn had left it out
 	switched          bool
 	undo              bool
 	revoked           bool
@@ -70,15 +81,19 @@ func (a *agent) step(t *target) {
 	j, w := a.journal.targets[t.k], a.n.w
 	s := j.work.step
 	a.busy[t.k] = true
+	var d time.Duration
+	switch {
+	case s.hook() != "":
+		d = a.beginHook(t, s) // a crash at its beginning falls in its middle
+	case s == stepSoak:
+		d = j.work.soak
+	case s == stepVerify, s == undoVerify:
+		d = startup + w.between(0, 2*time.Second)
+	default:
+		d = w.between(200*time.Millisecond, 2*time.Second)
+	}
 	if a.crashes(s, false) {
 		return
-	}
-	d := w.between(200*time.Millisecond, 2*time.Second)
-	switch s {
-	case stepSoak:
-		d = j.work.soak
-	case stepVerify, undoVerify:
-		d = startup + w.between(0, 2*time.Second)
 	}
 	a.after(d, func() {
 		then := a.act(t, s)
@@ -120,7 +135,19 @@ func (a *agent) act(t *target, s step) step {
 		return wk.step
 	}
 	away := w.now < w.awayTil || w.now < t.refuses
+	if s.hook() != "" {
+		return a.endHook(t, s)
+	}
 	switch s {
+	case stepSnapshot:
+		switch wk.left = t.drained; {
+		case !t.has(wk.release):
+			return a.undo(t, rollout.NodeFault, "release_missing", "the release is not on the disk")
+		case t.running == wk.release && t.link == wk.release && t.healthy() && t.says() == rollout.RotationIn:
+			return done // nothing is to be done
+		case !t.has(wk.fallback):
+			wk.fallback = "" // there is nothing to go back to
+		}
 	case stepDrain:
 		switch {
 		case w.now < t.refuses:
@@ -167,8 +194,8 @@ func (a *agent) act(t *target, s step) step {
 			return stepRejoin
 		}
 	case undoDrain:
-		if t.running != "" && t.healthy() && (!wk.switched || (t.running == wk.fallback && t.link == wk.fallback)) {
-			return undoRejoin // it goes back in as it is
+		if wk.fallback != "" && t.running != "" && t.healthy() && (!wk.switched || (t.running == wk.fallback && t.link == wk.fallback)) {
+			return a.next(t, undoVerify) // it goes back in as it is
 		}
 		if !away {
 			a.drain(t, wk)
@@ -193,14 +220,18 @@ func (a *agent) act(t *target, s step) step {
 			return done
 		}
 	case undoRejoin:
-		if !away && t.running != "" && t.healthy() {
+		switch {
+		case away:
+		case !wk.switched:
+			t.drained, t.strange = false, false // as it stood, whatever it runs
+		case t.running != "" && t.healthy():
 			a.rejoin(t, t.running)
 		}
 		if t.says() != rollout.RotationIn && wk.patient(20*time.Second, 2*time.Second) {
 			return s
 		}
 	}
-	return next(s)
+	return a.next(t, s)
 }
 
 // patient tells whether the step may still wait.
@@ -236,8 +267,17 @@ func (a *agent) undo(t *target, fault rollout.Fault, reason rollout.Reason, text
 		a.n.w.log("%s: turn %d is undone: %s", t.id, wk.turn, text)
 		wk.undo, wk.fault, wk.reason, wk.text, wk.waited = true, fault, reason, text, 0
 	}
-	wk.step = undoDrain
-	return undoDrain
+	switch wk.step {
+	case stepSnapshot, stepBeforeDrain:
+		wk.step = done // nothing was touched
+	case stepDrain, stepAfterDrain:
+		if wk.step = a.next(t, undoVerify); wk.left {
+			wk.step = done // out it was, and out it stays
+		}
+	default:
+		wk.step = undoDrain
+	}
+	return wk.step
 }
 
 // finishTurn journals the outcome of the turn.
@@ -250,5 +290,7 @@ func (a *agent) finishTurn(t *target) {
 		o.Reverted = wk.fallback != "" && t.running == wk.fallback && t.healthy() && t.says() == rollout.RotationIn
 	}
 	j.outcome, j.work = o, nil
+	t.hook = nil
+	t.hand = t.hand && !(o.OK && t.running == wk.release && t.link == wk.release)
 	a.n.w.log("%s: turn %d ends: ok %t reverted %t %s", t.id, o.Turn, o.OK, o.Reverted, o.Text)
 }

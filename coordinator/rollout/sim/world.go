@@ -60,6 +60,7 @@ type commit struct {
 	builds int
 	// command: it has a release command.
 	command bool
+	hooks   hooks
 }
 
 // takes is how long its release command may take.
