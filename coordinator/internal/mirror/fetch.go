@@ -79,11 +79,15 @@ func (m *Mirror) update(ctx context.Context, l *local, filtered bool) error {
 		if packs >= m.packs {
 			return &damage{fmt.Errorf("it is in %d pieces", packs)}
 		}
-		haves, err := l.haves(s.refs)
-		if err != nil {
+		req := packp.NewUploadPackRequestFromCapabilities(s.adv.Capabilities)
+		req.Wants = wants
+		if req.Haves, err = l.haves(s.refs); err != nil {
 			return err
 		}
-		if err := l.receive(ctx, s, wants, haves, filtered); err != nil {
+		if filtered {
+			req.Filter = packp.FilterTreeDepth(0)
+		}
+		if err := l.receive(ctx, s, req); err != nil {
 			return errors.Join(err, l.sweep())
 		}
 		if err := l.cut(shallow); err != nil {
@@ -148,24 +152,24 @@ func (l *local) haves(refs map[string]plumbing.Hash) ([]plumbing.Hash, error) {
 	return slices.Collect(maps.Keys(seen)), nil
 }
 
-// receive asks for the wants and all their history that the haves lack, and
-// stores it.
-func (l *local) receive(ctx context.Context, s *session, wants, haves []plumbing.Hash, filtered bool) (err error) {
-	req := packp.NewUploadPackRequestFromCapabilities(s.adv.Capabilities)
-	req.Wants, req.Haves = wants, haves
-	if s.adv.Capabilities.Supports(capability.NoProgress) {
+// receive asks, and stores what is sent. What a filter names is left out only by a
+// remote that can; one that can and does not want to is a [refusal].
+func (l *local) receive(ctx context.Context, s *session, req *packp.UploadPackRequest) (err error) {
+	caps := s.adv.Capabilities
+	if caps.Supports(capability.NoProgress) {
 		if err := req.Capabilities.Set(capability.NoProgress); err != nil {
 			return err
 		}
 	}
-	if filtered = filtered && s.adv.Capabilities.Supports(capability.Filter); filtered {
+	if !caps.Supports(capability.Filter) {
+		req.Filter = ""
+	} else if req.Filter != "" {
 		if err := req.Capabilities.Set(capability.Filter); err != nil {
 			return err
 		}
-		req.Filter = packp.FilterTreeDepth(0)
 	}
 	resp, err := s.UploadPack(ctx, req)
-	if err != nil && filtered && (strings.Contains(err.Error(), "filter") || strings.Contains(err.Error(), "broken pipe")) {
+	if err != nil && req.Filter != "" && (strings.Contains(err.Error(), "filter") || strings.Contains(err.Error(), "broken pipe")) {
 		// It may have said so and gone before it had read the whole request.
 		return &refusal{err}
 	}

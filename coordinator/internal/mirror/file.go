@@ -11,11 +11,9 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
-	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
-	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 
 	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
@@ -59,7 +57,7 @@ func (m *Mirror) File(ctx context.Context, sha, path string, limit int64) ([]byt
 
 // snapshot fetches one commit without its history, and of its files those that
 // are no deeper than depth, or all if that is 0.
-func (m *Mirror) snapshot(ctx context.Context, l *local, sha string, depth int) (err error) {
+func (m *Mirror) snapshot(ctx context.Context, l *local, sha string, depth int) error {
 	s, err := m.dial(ctx)
 	if err != nil {
 		return err
@@ -68,43 +66,18 @@ func (m *Mirror) snapshot(ctx context.Context, l *local, sha string, depth int) 
 	if s.adv == nil {
 		return fmt.Errorf("the repository is empty")
 	}
-	caps := s.adv.Capabilities
-	req := packp.NewUploadPackRequestFromCapabilities(caps)
+	req := packp.NewUploadPackRequestFromCapabilities(s.adv.Capabilities)
 	req.Wants = []plumbing.Hash{plumbing.NewHash(sha)}
-	if caps.Supports(capability.Shallow) {
+	if s.adv.Capabilities.Supports(capability.Shallow) {
 		req.Depth = packp.DepthCommits(1)
 		if err := req.Capabilities.Set(capability.Shallow); err != nil {
 			return err
 		}
 	}
-	if caps.Supports(capability.NoProgress) {
-		if err := req.Capabilities.Set(capability.NoProgress); err != nil {
-			return err
-		}
-	}
-	filtered := depth > 0 && caps.Supports(capability.Filter)
-	if filtered {
-		if err := req.Capabilities.Set(capability.Filter); err != nil {
-			return err
-		}
+	if depth > 0 {
 		req.Filter = packp.FilterTreeDepth(uint64(depth))
 	}
-	resp, err := s.UploadPack(ctx, req)
-	if err != nil && filtered {
-		return &refusal{err}
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, resp.Close()) }()
-	var pack io.Reader = resp
-	switch {
-	case req.Capabilities.Supports(capability.Sideband64k):
-		pack = sideband.NewDemuxer(sideband.Sideband64k, resp)
-	case req.Capabilities.Supports(capability.Sideband):
-		pack = sideband.NewDemuxer(sideband.Sideband, resp)
-	}
-	return packfile.WritePackfileToObjectStorage(l.st, pack)
+	return l.receive(ctx, s, req)
 }
 
 // file reads a file of a commit that was fetched with its files.
