@@ -1,17 +1,14 @@
 package agent_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,7 +16,6 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent"
-	lockstep "github.com/lockstep-deploy/lockstep/coordinator"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy"
@@ -49,47 +45,6 @@ apps:
     soak: 100ms
 `
 
-// book is a log that can be read while it is written.
-type book struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *book) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *book) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// startCoordinator runs a real coordinator over HTTP until the test ends.
-func startCoordinator(t *testing.T, dir string, log io.Writer) (url string) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() {
-		ended <- lockstep.Run(ctx, lockstep.Options{
-			Config: filepath.Join(dir, "fleet.yaml"), Version: "test", Listener: ln, Log: slog.New(slog.NewTextHandler(log, nil)),
-		})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	return "http://" + ln.Addr().String()
-}
-
 // A whole turn of a real agent, with a real coordinator that alone may speak to
 // a real HAProxy.
 func TestATurnThroughTheCoordinator(t *testing.T) {
@@ -102,32 +57,14 @@ func TestATurnThroughTheCoordinator(t *testing.T) {
 	}
 	lb := haproxytest.Start(t, haproxytest.Options{Backends: []haproxytest.Backend{be}})
 
-	dir, repo, log := t.TempDir(), newRepo(t), &book{}
+	repo := newRepo(t)
 	repo.release(map[string]string{"version": "one"})
-	for _, secret := range []string{"admin", "webhook", "web1"} {
-		if err := os.WriteFile(filepath.Join(dir, secret), []byte(strings.Repeat(secret, 12)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	yaml := fmt.Sprintf(fleetYAML, dir, lb.Endpoint(), repo.dir)
-	if err := os.WriteFile(filepath.Join(dir, "fleet.yaml"), []byte(yaml), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	url := startCoordinator(t, dir, log)
-	client := func(secret string) *api.Client {
-		c, err := api.NewClient(url, strings.Repeat(secret, 12), api.WithRetries(20), api.WithBackoff(50*time.Millisecond, 50*time.Millisecond))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(c.CloseIdleConnections)
-		return c
-	}
-	admin, own := client("admin"), client("web1")
+	hq := startHeadquarters(t, func(dir string) string { return fmt.Sprintf(fleetYAML, dir, lb.Endpoint(), repo.dir) }, nil)
 
 	units := &fakeUnits{runs: map[string]string{}}
-	n := newNode(t, own, units)
+	n := newNode(t, hq.own, units)
 	units.apps = n.cfg.Apps
-	n.deps.Broker = own
+	n.deps.Broker = hq.own
 	n.deps.Balancer = func(b api.Balancer, _, _ string) (lbclient.Provider, error) {
 		t.Errorf("the agent speaks to %s itself", b.Name)
 		return nil, errors.New("it must not")
@@ -135,29 +72,9 @@ func TestATurnThroughTheCoordinator(t *testing.T) {
 	n.start(t)
 
 	seen := watchHAProxy(t, lb.Endpoint())
-	deploy := func() {
-		t.Helper()
-		r, err := admin.Deploy(t.Context(), hello, api.DeployRequest{By: "ann"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for deadline := time.Now().Add(patience); !r.Done; {
-			page, err := admin.Events(t.Context(), r.ID, 0, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if r = page.Rollout; time.Now().After(deadline) {
-				t.Fatalf("%s is still %s: %s\n%s", r.ID, r.Status, r.Text, log)
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		if r.Status != "succeeded" {
-			t.Fatalf("%s is %s: %s\n%s", r.ID, r.Status, r.Text, log)
-		}
-	}
-	deploy()
+	hq.deploy(func() {})
 	repo.release(map[string]string{"version": "two"})
-	deploy()
+	hq.deploy(func() {})
 	if units.count() != 2 {
 		t.Errorf("%d restarts, want one for each deployment", units.count())
 	}
@@ -166,13 +83,13 @@ func TestATurnThroughTheCoordinator(t *testing.T) {
 			t.Errorf("HAProxy never showed web1 %s", want)
 		}
 	}
-	text := log.String()
+	text := hq.log.String()
 	for _, op := range []string{"begin_drain", "begin_rejoin"} {
 		if n := strings.Count(text, `msg="Balancer changed" balancer=edge node=web1 app=hello target=hello@web1 op=`+op); n < 2 {
 			t.Errorf("%s was written down %d times, want one for each turn:\n%s", op, n, text)
 		}
 	}
-	checkSurvey(t, admin, lb)
+	checkSurvey(t, hq.admin, lb)
 }
 
 // watchHAProxy keeps in mind how web1 stood; ask when all is over.

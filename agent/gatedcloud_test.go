@@ -4,11 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/lbclient/hetzner/hetznertest"
@@ -74,31 +71,14 @@ func TestACloudsTargetLeavesByItsGate(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	dir, log := t.TempDir(), &book{}
-	for name, secret := range map[string]string{"admin": strings.Repeat("admin", 12), "webhook": strings.Repeat("webhook", 12), "web1": strings.Repeat("web1", 12), "cloud": cloud.Token()} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(secret), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	yaml := fmt.Sprintf(cloudYAML, dir, cloud.Endpoint(), port, g.repo.dir, g.app.Address)
-	if err := os.WriteFile(filepath.Join(dir, "fleet.yaml"), []byte(yaml), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	url := startCoordinator(t, dir, log)
-	client := func(secret string) *api.Client {
-		c, err := api.NewClient(url, strings.Repeat(secret, 12), api.WithRetries(20), api.WithBackoff(50*time.Millisecond, 50*time.Millisecond))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(c.CloseIdleConnections)
-		return c
-	}
-	admin, own := client("admin"), client("web1")
-	g.deps.Coordinator, g.deps.Broker = own, own
+	hq := startHeadquarters(t, func(dir string) string {
+		return fmt.Sprintf(cloudYAML, dir, cloud.Endpoint(), port, g.repo.dir, g.app.Address)
+	}, map[string]string{"cloud": cloud.Token()})
+	g.deps.Coordinator, g.deps.Broker = hq.own, hq.own
 	g.start(t)
 	doctor := func(result api.CheckResult, want string) func() bool {
 		return func() bool {
-			d, err := admin.Doctor(t.Context())
+			d, err := hq.admin.Doctor(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -113,7 +93,7 @@ func TestACloudsTargetLeavesByItsGate(t *testing.T) {
 	g.await("doctor tells that the cloud checks another path", doctor(api.CheckProblem, `asks for "/ready/other", but the gate answers on "/ready/hello"`))
 	cloud.SetCheck(id, 80, hetznertest.Check{Port: gatePort, Path: "/ready/hello", Interval: 3, Timeout: 3, Retries: 2})
 	member := func() api.BalancerMemberStatus {
-		bs, err := admin.Balancers(t.Context(), "cloud")
+		bs, err := hq.admin.Balancers(t.Context(), "cloud")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,26 +113,12 @@ func TestACloudsTargetLeavesByItsGate(t *testing.T) {
 	g.visitors = visitors
 	// Not before, for automation would deploy it at once.
 	g.repo.release(map[string]string{"version": "one"})
-	r, err := admin.Deploy(t.Context(), hello, api.DeployRequest{By: "ann"})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var drained, why bool
-	for deadline := time.Now().Add(4 * patience); !r.Done; time.Sleep(100 * time.Millisecond) {
-		page, err := admin.Events(t.Context(), r.ID, 0, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r = page.Rollout; time.Now().After(deadline) {
-			t.Fatalf("%s is still %s: %s\n%s", r.ID, r.Status, r.Text, log)
-		}
+	hq.deploy(func() {
 		m := member()
 		drained = drained || m.Phase == "draining"
 		why = why || m.Phase == "draining" && strings.Contains(m.Detail, "unhealthy") && strings.Contains(m.Detail, "refused")
-	}
-	if r.Status != "succeeded" {
-		t.Errorf("%s is %s: %s\n%s", r.ID, r.Status, r.Text, log)
-	}
+	})
 	if !drained || !why {
 		t.Errorf("web1 was shown as draining: %t, with what the cloud says and whom the gate refused: %t", drained, why)
 	}
