@@ -26,7 +26,7 @@ func TestEveryFailureIsAccountedFor(t *testing.T) {
 14 contract: readmitted
 15 elsewhere: the stage stays busy, and the caller decides
 16 cannot apply: nobody can see the machines that balance
-17 TestGateIsBelievedOnlyOnceNoticed, TestEvidence, TestNothingToSee
+17 TestGateIsBelievedOnlyOnceNoticed, TestOurOwnGate, TestNothingToSee
 18 contract: rolling restart
 19 contract: a new provider at every step
 20 contract: cancelled, cut short

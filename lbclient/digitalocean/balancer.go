@@ -22,7 +22,6 @@ type balancer struct {
 	kind    string // REGIONAL, REGIONAL_NETWORK, GLOBAL
 	tag     string // chooses the droplets, if not ""
 	members []int
-	nodes   int // machines that the balancer consists of, each with checks of its own
 	check   godo.HealthCheck
 }
 
@@ -36,7 +35,6 @@ func balancerOf(want string, lb *godo.LoadBalancer) (*balancer, error) {
 	}
 	b := &balancer{
 		id: strings.ToLower(lb.ID), created: tidy(lb.Created), status: tidy(lb.Status), kind: tidy(lb.Type), tag: tidy(lb.Tag),
-		nodes: max(1, int(lb.SizeUnit)),
 	}
 	for _, id := range lb.DropletIDs {
 		if id <= 0 {
@@ -126,6 +124,3 @@ func (b *balancer) timing(second time.Duration) (lbclient.Timing, error) {
 		Rise:     c.HealthyThreshold,
 	}, nil
 }
-
-// fresh is how long ago the last probe may be of a checker that still checks.
-func fresh(t lbclient.Timing) time.Duration { return 2*t.Interval + t.Timeout }

@@ -65,9 +65,6 @@ type Config struct {
 	// for the health gate to work. Preflight compares.
 	GatePort int
 	GatePath string
-	// Probes, if set, is what the target's health gate saw of the balancer's
-	// checks.
-	Probes ProbeEvidence
 	// Health tells how members' checks go; nil means looks from here at what
 	// the balancer checks, over the droplets' private addresses.
 	Health HealthSource

@@ -293,22 +293,6 @@ func (p *provider) gated(ctx context.Context, op string, b *balancer, rec record
 	}
 	c := &p.drain
 	now := time.Now()
-	if p.cfg.Probes != nil {
-		probes, err := p.cfg.Probes.ProbesSeen(ctx)
-		if err != nil {
-			return "", "", p.noEvidence(op, err)
-		}
-		seen := count(probes, false, t, time.Time{}, now)
-		if seen.checkers == 0 || seen.opposed > 0 {
-			c.failing = time.Time{}
-			return lbclient.DrainAccepted, seen.words(false), nil
-		}
-		if seen.all(b.nodes) {
-			return lbclient.DrainBusy, seen.words(false), nil
-		}
-		set(&c.failing, now)
-		return p.byBound(now, t, seen.words(false))
-	}
 	v, detail := p.verdict(ctx, b, rec.Droplet)
 	if err := ctx.Err(); err != nil {
 		return "", "", &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}

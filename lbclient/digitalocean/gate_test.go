@@ -38,7 +38,6 @@ func TestOurOwnGate(t *testing.T) {
 	w.cloud.AddDroplet(digitaloceantest.Droplet{ID: w.ids["w1"], Name: "w1", Address: "127.10.0.1", Tags: []string{"web"}, Ports: map[int]string{
 		appPort: w.Apps["w1"].Address, gatePort: strings.TrimPrefix(s.URL, "http://"),
 	}})
-	w.edit = func(c *digitalocean.Config) { c.Probes = digitalocean.FromGate(g) }
 	closer, err := gate.New(gate.Config{Name: "front", Server: "w1", File: file, Gate: g, CapacityElsewhere: true})
 	if err != nil {
 		t.Fatal(err)

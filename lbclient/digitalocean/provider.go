@@ -167,19 +167,6 @@ func (p *provider) Preflight(ctx context.Context) error {
 			return err
 		}
 	}
-	if p.cfg.Probes != nil {
-		probes, err := p.cfg.Probes.ProbesSeen(ctx)
-		if err != nil {
-			return p.noEvidence(op, err)
-		}
-		t, _ := b.timing(p.second) // suits has seen to it
-		if n := count(probes, true, t, time.Time{}, time.Now()).checkers; n == 0 {
-			e.Class = lbclient.ClassTransient
-			e.Text = fmt.Sprintf("the health gate has seen no probe in the last %s; the balancer must check it, at port %d and path %q", fresh(t), c.Port, c.Path)
-			return e
-		}
-		return nil
-	}
 	if v, detail := p.verdict(ctx, b, id); v == VerdictUnknown {
 		e.Text = fmt.Sprintf("how its check (%s) goes cannot be seen: %s; DigitalOcean does not tell, "+
 			"so allow looks from here, or run the balancer through the agent", p.checkOf(b), detail)
@@ -202,10 +189,6 @@ func (p *provider) mayChange(ctx context.Context, op string) error {
 		return e
 	}
 	return nil
-}
-
-func (p *provider) noEvidence(op string, err error) error {
-	return &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Text: "the health gate cannot be asked what it saw", Err: err}
 }
 
 func (p *provider) checkOf(b *balancer) Check {

@@ -106,9 +106,6 @@ func (p *provider) RejoinStatus(ctx context.Context, r lbclient.Restore) (lbclie
 	if err != nil {
 		return lbclient.RejoinStatus{}, &lbclient.Error{Class: lbclient.ClassUnsupported, Op: op, Err: err}
 	}
-	if p.cfg.Probes != nil {
-		return p.probed(ctx, op, b, t)
-	}
 	v, detail := p.verdict(ctx, b, rec.Droplet)
 	if err := ctx.Err(); err != nil {
 		return lbclient.RejoinStatus{}, &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}
@@ -125,29 +122,6 @@ func (p *provider) RejoinStatus(ctx context.Context, r lbclient.Restore) (lbclie
 	c.passing = time.Time{}
 	return lbclient.RejoinStatus{Stage: lbclient.RejoinPending,
 		Evidence: fmt.Sprintf("droplet %d is a member; whether its check (%s) passes cannot be seen: %s", rec.Droplet, p.checkOf(b), detail)}, nil
-}
-
-// probed judges by the balancer's own probes.
-func (p *provider) probed(ctx context.Context, op string, b *balancer, t lbclient.Timing) (lbclient.RejoinStatus, error) {
-	probes, err := p.cfg.Probes.ProbesSeen(ctx)
-	if err != nil {
-		return lbclient.RejoinStatus{}, p.noEvidence(op, err)
-	}
-	c := &p.rejoin
-	now := time.Now()
-	seen := count(probes, true, t, c.begun, now)
-	switch {
-	case seen.checkers == 0:
-		c.passing = time.Time{}
-		return lbclient.RejoinStatus{Stage: lbclient.RejoinPending, Evidence: seen.words(true)}, nil
-	case seen.opposed > 0:
-		c.passing = time.Time{}
-		return lbclient.RejoinStatus{Stage: lbclient.RejoinUnhealthy, Evidence: seen.words(true)}, nil
-	case seen.all(b.nodes):
-		return lbclient.RejoinStatus{Stage: lbclient.RejoinServing, Evidence: seen.words(true)}, nil
-	}
-	set(&c.passing, now)
-	return p.upBound(now, t, seen.words(true)), nil
 }
 
 // upBound waits for the longest time that the balancer may take to notice, and

@@ -4,13 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -186,13 +184,10 @@ type door struct {
 	app     *traffic.App
 	address string
 	closed  atomic.Bool
-
-	mu   sync.Mutex
-	seen map[string]*digitalocean.Probes
 }
 
 func newDoor(t *testing.T, name string, app *traffic.App) *door {
-	g := &door{name: name, app: app, seen: make(map[string]*digitalocean.Probes)}
+	g := &door{name: name, app: app}
 	s := httptest.NewServer(g)
 	t.Cleanup(s.Close)
 	g.address = strings.TrimPrefix(s.URL, "http://")
@@ -200,34 +195,9 @@ func newDoor(t *testing.T, name string, app *traffic.App) *door {
 }
 
 func (g *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	passed := g.app.Healthy() && !g.closed.Load()
-	if !passed {
+	if !g.app.Healthy() || g.closed.Load() {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	if r.UserAgent() == "lockstep-look" {
-		return
-	}
-	from, _, _ := net.SplitHostPort(r.RemoteAddr)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := time.Now()
-	p := g.seen[from]
-	if p == nil || p.Passed != passed {
-		p = &digitalocean.Probes{From: from, Passed: passed, Since: now}
-		g.seen[from] = p
-	}
-	p.Count++
-	p.Last = now
-}
-
-func (g *door) ProbesSeen(context.Context) ([]digitalocean.Probes, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	var out []digitalocean.Probes
-	for _, p := range g.seen {
-		out = append(out, *p)
-	}
-	return out, nil
 }
 
 func (g *door) Preflight(context.Context) error { return nil }

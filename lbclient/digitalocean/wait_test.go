@@ -3,7 +3,6 @@ package digitalocean_test
 import (
 	"context"
 	"net"
-	"strings"
 	"testing"
 	"time"
 
@@ -72,64 +71,6 @@ func TestGateClosedFirst(t *testing.T) {
 	if err := p.BeginDrain(t.Context(), r, 1); err != nil {
 		t.Error(err)
 	}
-}
-
-func TestEvidence(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, options{mode: digitalocean.ModeGate, tag: "web", nodes: 3})
-	w.edit = func(c *digitalocean.Config) {
-		c.Probes = w.gates[c.Target]
-		c.Health = blind{}
-	}
-	p := w.alone("w1")
-	r := snapshot(t, p)
-	if err := p.Preflight(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.BeginDrain(t.Context(), r, 0); err != nil {
-		t.Fatal(err)
-	}
-	w.gates["w1"].closed.Store(true)
-	var evidence string
-	w.Await("every checker was told", func() bool {
-		st, err := p.DrainStatus(t.Context(), r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		evidence = st.Evidence
-		return st.Stage == lbclient.DrainBusy
-	})
-	if w.cloud.Healthy(w.lb, w.ids["w1"]) || !strings.Contains(evidence, "3 checkers") {
-		t.Errorf("the balancer has not noticed though it is said that %s", evidence)
-	}
-	if err := p.BeginRejoin(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
-	if st, err := p.RejoinStatus(t.Context(), r); err != nil || st.Stage != lbclient.RejoinUnhealthy {
-		t.Errorf("with a closed gate: %+v, error %v", st, err)
-	}
-	w.gates["w1"].closed.Store(false)
-	w.Await("every checker was told", func() bool {
-		st, err := p.RejoinStatus(t.Context(), r)
-		return err == nil && st.Stage == lbclient.RejoinServing
-	})
-	if !w.cloud.Healthy(w.lb, w.ids["w1"]) {
-		t.Error("a droplet is called serving that gets no work")
-	}
-	// A balancer that looks elsewhere notices nothing, however long the wait.
-	w.cloud.Change(w.lb, func(b *digitaloceantest.Balancer) { b.Check.Port, b.Check.Path = appPort, "/healthz" })
-	w.gates["w1"].closed.Store(true)
-	w.Await("the last probes are old", func() bool {
-		st, err := p.DrainStatus(t.Context(), r)
-		return err == nil && st.Stage == lbclient.DrainAccepted && strings.Contains(st.Evidence, "not seen")
-	})
-	wantClass(t, "Preflight", p.Preflight(t.Context()), lbclient.ClassInvalid)
-}
-
-type blind struct{}
-
-func (blind) Health(context.Context, int, digitalocean.Check) (digitalocean.Verdict, string) {
-	return digitalocean.VerdictUnknown, "nothing to be seen"
 }
 
 func TestNothingToSee(t *testing.T) {
