@@ -24,22 +24,27 @@ func (m *machine) giveTurns(a *App) {
 		if t.Tries > a.Policy.Retries {
 			continue
 		}
-		why := m.mayLeave(t)
-		if others := m.before(r, t); why == "" && len(others) > 0 {
-			why = fmt.Sprintf("%s asks to be last and waits for %s", t.Place(), strings.Join(others, ", "))
+		may := m.mayLeave(t)
+		var others []string // that it waits for
+		if may {
+			others = m.before(r, t)
 		}
-		if r.Status == RollingBack && !m.holds(t, r.From) {
+		lacks := r.Status == RollingBack && !m.holds(t, r.From)
+		if lacks {
 			m.retryPrepare(a, m.Placement(t.App, t.Node))
-			why = fmt.Sprintf("%s no longer has %s and prepares it again", t.Node, a.short(r.From))
 		}
-		if why != "" {
-			if blocked == "" {
-				blocked = why
-			}
-			continue
+		switch {
+		case may && len(others) == 0 && !lacks:
+			m.giveTurn(a, t)
+			pending, blocked = true, ""
+		case blocked != "":
+		case lacks:
+			blocked = fmt.Sprintf("%s no longer has %s and prepares it again", t.Node, a.short(r.From))
+		case !may:
+			blocked = m.whyNot(t)
+		default:
+			blocked = fmt.Sprintf("%s asks to be last and waits for %s", t.Place(), strings.Join(others, ", "))
 		}
-		m.giveTurn(a, t)
-		pending, blocked = true, ""
 	}
 	if pending {
 		blocked = ""
@@ -111,10 +116,10 @@ func (m *machine) before(r *Rollout, t *Target) []string {
 	return names
 }
 
-// mayLeave tells why the target may not be out of rotation now, or "".
-func (m *machine) mayLeave(t *Target) string {
+// mayLeave tells whether the target may be out of rotation now.
+func (m *machine) mayLeave(t *Target) bool {
 	if !m.present(t) {
-		return t.Node + " has not been heard of"
+		return false
 	}
 	turns, others := 0, 0
 	for i := range m.Targets {
@@ -128,13 +133,21 @@ func (m *machine) mayLeave(t *Target) string {
 	}
 	switch {
 	case turns >= m.MaxUnavailable:
-		return m.othersDown(t)
+		return false
 	case !t.InService || t.Seen.out():
-		return "" // it is out as it is: the pool loses nothing
+		return true // it is out as it is: the pool loses nothing
 	case others+1 > m.MaxUnavailable:
-		return m.othersDown(t)
+		return false
 	}
-	return ""
+	return true
+}
+
+// whyNot tells why the target may not be out of rotation now.
+func (m *machine) whyNot(t *Target) string {
+	if !m.present(t) {
+		return t.Node + " has not been heard of"
+	}
+	return m.othersDown(t)
 }
 
 // othersDown names the other targets that are out, and why.

@@ -90,7 +90,7 @@ func (c *coordinator) checkBlamed(before *rollout.State) {
 		if st.Drift == nil {
 			continue
 		}
-		if old := before.Target(st.ID); old != nil && old.Drift != nil {
+		if old := was(before, i, st.ID); old != nil && old.Drift != nil {
 			continue
 		}
 		c.eachTarget(func(t *target) {

@@ -11,7 +11,7 @@ func (c *coordinator) checkTurns(before *rollout.State, ev rollout.Event) {
 	s := &c.state
 	for i := range s.Targets {
 		t := &s.Targets[i]
-		old := before.Target(t.ID)
+		old := was(before, i, t.ID)
 		if t.Turn == 0 {
 			if old != nil && old.Turn != 0 {
 				c.checkLeft(t)
@@ -47,6 +47,14 @@ func (c *coordinator) checkTurns(before *rollout.State, ev rollout.Event) {
 	if turns > s.MaxUnavailable && !config {
 		c.w.fail("max-unavailable", "%d turns are out", turns)
 	}
+}
+
+// was is the target as it stood before a step after which it is the i-th.
+func was(before *rollout.State, i int, id rollout.TargetID) *rollout.Target {
+	if i < len(before.Targets) && before.Targets[i].ID == id {
+		return &before.Targets[i] // always so, unless the configuration changed
+	}
+	return before.Target(id)
 }
 
 // checkLeft judges that a target whose turn left it out has somebody in charge.

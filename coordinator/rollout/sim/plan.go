@@ -151,7 +151,7 @@ func NewPlan(seed uint64) Plan {
 
 // oneBig: one world of so many is a big one. Almost all that many targets do, a
 // dozen do, in a tenth of the time.
-const oneBig = 64
+const oneBig = 100
 
 func (p *Plan) drawInstances(r *rand.Rand, most int) {
 	p.Instances = []int{1, 1, 2, 3}[r.IntN(4)]
