@@ -248,7 +248,14 @@ func (a *activation) backward(from api.Step) []api.Step {
 	case api.StepSnapshot, api.StepBeforeDrain:
 		return nil
 	case api.StepDrain, api.StepAfterDrain:
-		return []api.Step{api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin}
+		switch {
+		case !a.leftOut():
+			return []api.Step{api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin}
+		case a.t.Fallback == "":
+			return nil // out it was, and out it stays
+		}
+		// What it runs is what an earlier turn could not bring to health.
+		return []api.Step{api.StepVerify, api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin}
 	}
 	if a.t.Fallback == "" {
 		// There is nothing to go back to: it must stay out.
@@ -344,7 +351,7 @@ func (a *activation) finishUndone(err error) error {
 	case err != nil:
 		o.Text += fmt.Sprintf("; and going back to %s failed too, so it stays out of rotation: %v", describe(a.t.Fallback), err)
 	case a.t.Fallback == "":
-		if !a.unswitched() {
+		if !a.unswitched() || a.leftOut() {
 			o.Text += "; there is no release to go back to, so it stays out of rotation"
 		}
 	default:

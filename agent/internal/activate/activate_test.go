@@ -346,6 +346,42 @@ func TestALaterTurnTakesOverWhatAnEarlierOneLeftOut(t *testing.T) {
 	})
 }
 
+// TestWhatWasLeftOutIsNotPutBackUnproved is of a turn that fails before it has
+// touched the app, of a target that the turn before it left out: on what that
+// could not bring to health.
+func TestWhatWasLeftOutIsNotPutBackUnproved(t *testing.T) {
+	for name, mended := range map[string]bool{"sick": false, "mended": true} {
+		for _, to := range []string{fallback, ""} {
+			t.Run(name+" with fallback "+to, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(base(map[string]app{fallback: {Sick: true}, goal: {Sick: true}}))
+					w.begin(1)
+					if err, _ := w.process(true, t.Context(), t.Context(), nil); err != nil {
+						t.Fatal(err)
+					}
+					if !w.drained || w.held == nil {
+						t.Fatalf("after a failed undo: drained %v, held %v", w.drained, w.held)
+					}
+					w.s.Apps[fallback] = app{Sick: !mended}
+					w.s.Hooks, w.s.HookFails, w.s.Fallback = true, api.StepAfterDrain, to
+					w.begin(2)
+					if err, _ := w.process(true, t.Context(), t.Context(), nil); err != nil {
+						t.Fatal(err)
+					}
+					back := mended && to != ""
+					if o := w.results[1]; o.OK || o.Reverted != back || w.serving() != back || w.drained == back || (w.held == nil) != back {
+						t.Errorf("second turn: %+v, serving %v, drained %v, held %v", o, w.serving(), w.drained, w.held)
+					}
+					for _, b := range w.broken {
+						t.Error(b)
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestTimeOutOfRotationIsNearTheFloor(t *testing.T) {
 	s := base(with(app{Boot: 300 * time.Millisecond}))
 	w := run(t, s, nil)

@@ -323,8 +323,8 @@ func (a *activation) back() {
 // takeSnapshot records how the target stands in its balancer. One that an
 // earlier turn left out stands as it stood before that turn.
 func (a *activation) takeSnapshot() error {
-	if h := a.held; h != nil && h.Server == a.t.Server && samePlace(h.Balancer, a.balancer()) {
-		r := h.Restore
+	if a.leftOut() {
+		r := a.held.Restore
 		a.t.Restore = &r
 		return nil
 	}
@@ -335,6 +335,13 @@ func (a *activation) takeSnapshot() error {
 		}
 		return err
 	})
+}
+
+// leftOut tells whether an earlier turn left the target out of rotation, in the
+// balancer that it still stands in.
+func (a *activation) leftOut() bool {
+	h := a.held
+	return h != nil && h.Server == a.t.Server && samePlace(h.Balancer, a.balancer())
 }
 
 // samePlace tells whether two settings speak of the same members.
