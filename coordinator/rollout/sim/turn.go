@@ -222,7 +222,7 @@ func (a *agent) act(t *target, s step) step {
 	case undoRejoin:
 		switch {
 		case away:
-		case !wk.switched:
+		case !wk.switched && !wk.left:
 			t.drained, t.strange = false, false // as it stood, whatever it runs
 		case t.running != "" && t.healthy():
 			a.rejoin(t, t.running)
@@ -271,8 +271,13 @@ func (a *agent) undo(t *target, fault rollout.Fault, reason rollout.Reason, text
 	case stepSnapshot, stepBeforeDrain:
 		wk.step = done // nothing was touched
 	case stepDrain, stepAfterDrain:
-		if wk.step = a.next(t, undoVerify); wk.left {
+		switch {
+		case !wk.left:
+			wk.step = a.next(t, undoVerify)
+		case wk.fallback == "":
 			wk.step = done // out it was, and out it stays
+		default:
+			wk.step = undoVerify
 		}
 	default:
 		wk.step = undoDrain
