@@ -170,7 +170,7 @@ func (p *app) command(ctx context.Context, d *journal.Doc, c journal.Command, re
 	job := sandbox.Job{
 		Name: p.commandName(c), What: "release", Reason: api.ReasonCommandFailed,
 		Commands: r.Recipe.ReleaseCommand, Dir: p.store.Path(r.ID), User: p.a.cfg.BuildUser,
-		Limits: limitsOf(r.Recipe, r.Recipe.ReleaseTimeout), Grace: buildGrace,
+		Limits: limitsOf(r.Recipe, r.Recipe.ReleaseTimeout, "release_command_timeout"), Grace: buildGrace,
 	}
 	if resumed {
 		fmt.Fprintln(out, "[the agent was restarted here; a moment of output may be missing]")

@@ -129,7 +129,7 @@ func (p *app) unitEnvironment(ctx context.Context, name string, r api.Release) (
 			e.Account.User, e.Account.Dynamic = p.a.cfg.RunUser, false
 		}
 	default:
-		return nil, fmt.Errorf("cannot tell as whom the app runs, and with what around it: %w", err)
+		return nil, fmt.Errorf("it was not begun, for there is no telling whom the app runs as: %w", err)
 	}
 	return &e, nil
 }

@@ -69,7 +69,7 @@ func (p *app) hook(ctx context.Context, target string, h activate.Hook) error {
 	job := sandbox.Job{
 		Name: fmt.Sprintf("%s.%s.hook.%d-%s.%s", p.name, p.a.identity.Instance, t.Number, t.Instance, name), What: string(h.Step), Reason: api.ReasonHookFailed,
 		Commands: h.Commands, Dir: p.store.Path(h.Release.ID), User: p.a.cfg.BuildUser,
-		Limits: limitsOf(h.Release.Recipe, h.Release.Recipe.Hooks.Timeout), Grace: buildGrace,
+		Limits: limitsOf(h.Release.Recipe, h.Release.Recipe.Hooks.Timeout, "hooks.timeout"), Grace: buildGrace,
 	}
 	err := p.surround(ctx, &job, t.Spec.Unit, h.Release, p.ofTurn(h.Release, t.Rollout, target, t.Instance, fallback), out)
 	if err == nil {

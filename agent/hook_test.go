@@ -78,7 +78,7 @@ func TestAHookThatHangsFailsItsTurn(t *testing.T) {
 	s.prepare(r, 1)
 	s.c.awaitPresent(t, hello, r.ID)
 	s.turn(1, r.ID, "")
-	if o := s.outcome(t, 1); o.OK || o.Reason != api.ReasonHookFailed || !strings.Contains(o.Text, "took longer than 1s") {
+	if o := s.outcome(t, 1); o.OK || o.Reason != api.ReasonHookFailed || !strings.Contains(o.Text, "took longer than 1s (hooks.timeout)") {
 		t.Errorf("%+v", o)
 	}
 }

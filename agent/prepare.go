@@ -352,13 +352,14 @@ func (p *app) buildJob(r api.Release, attempt int) (sandbox.Job, error) {
 		Name: fmt.Sprintf("%s%s.%d", p.builds(), r.ID, attempt), What: "build", Reason: api.ReasonBuildFailed,
 		Commands: r.Recipe.Build, Dir: dir, Env: environment(r.Recipe.Env, p.ofRelease(r)), Secrets: secrets, User: p.a.cfg.BuildUser,
 		Cache: filepath.Join(p.a.cfg.State, "cache", p.name), Writable: []string{dir},
-		Limits: limitsOf(r.Recipe, r.Recipe.Timeout), Background: true, Grace: buildGrace,
+		Limits: limitsOf(r.Recipe, r.Recipe.Timeout, "build_timeout"), Background: true, Grace: buildGrace,
 	}, nil
 }
 
-// limitsOf are the limits of the recipe's commands.
-func limitsOf(r api.Recipe, timeout api.Duration) sandbox.Limits {
-	limits := sandbox.Limits{Timeout: timeout.D()}
+// limitsOf are the limits of the recipe's commands; key is what their timeout is
+// called in fleet.yaml.
+func limitsOf(r api.Recipe, timeout api.Duration, key string) sandbox.Limits {
+	limits := sandbox.Limits{Timeout: timeout.D(), TimeoutKey: key}
 	if l := r.Limits; l != nil {
 		limits.Memory, limits.CPUWeight, limits.IOWeight = l.Memory, l.CPUWeight, l.IOWeight
 		limits.MemoryPercent, limits.Tasks, limits.Silence = l.MemoryPercent, l.Tasks, l.Silence.D()

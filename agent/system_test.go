@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 
 // serve is an app whose release is its working directory: "version" is what it
 // answers; with "sick" it fails its health checks, with "slow" it takes that
-// long to come up. It ends gracefully.
+// long to come up, and with "address" it listens there. It ends gracefully.
 func serve(addr string) error {
 	version, err := os.ReadFile("version")
 	if err != nil {
@@ -57,6 +57,9 @@ func serve(addr string) error {
 			return err
 		}
 		time.Sleep(d)
+	}
+	if b, err := os.ReadFile("address"); err == nil {
+		addr = string(b)
 	}
 	_, sick := os.Stat("sick")
 	mux := http.NewServeMux()
@@ -113,7 +116,7 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, settings ...string) *site {
 	t.Helper()
 	manager := systemdtest.New(t)
 	units := unit.NewUser(manager.RuntimeDir)
@@ -150,7 +153,7 @@ func newSite(t *testing.T) *site {
 	}
 	text := fmt.Sprintf("[Service]\nType=exec\nExecStart=%s\nWorkingDirectory=%s\nEnvironment=%s=%s\n"+
 		// A program built with -race would take a second to end.
-		"Environment=GORACE=atexit_sleep_ms=0\n",
+		"Environment=GORACE=atexit_sleep_ms=0\n"+strings.Join(settings, "\n")+"\n",
 		self, filepath.Join(s.cfg.Apps, hello, "current"), serveAt, addr)
 	if err := manager.WriteUnit("hello.service", text); err != nil {
 		t.Fatal(err)
@@ -303,6 +306,32 @@ func TestReleasesChangeUnderTrafficWithoutAFailedRequest(t *testing.T) {
 	}
 	if st := s.admin(t); st != "0" {
 		t.Errorf("HAProxy holds web1 in administrative state %s", st)
+	}
+}
+
+// A program falls over because another one has its port, and systemd starts it again
+// and again: the release before it serves, and no visitor notices.
+func TestAPortThatIsTaken(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "Restart=always", "RestartSec=100ms")
+	s.start(t)
+	one := s.first(t)
+	traffic := s.traffic(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	two := s.prepare(t, map[string]string{"version": "two", "address": taken.Addr().String()})
+	o, target := s.c.awaitTurn(t, hello, s.activate(two.ID, one.ID))
+	if o.OK || !o.Reverted || o.Reason != api.ReasonStartFailed || !strings.Contains(o.Text, "started it again") {
+		t.Errorf("outcome %+v", o)
+	}
+	if target.Release != one.ID || target.Rotation != api.RotationIn || s.admin(t) != "0" {
+		t.Errorf("after reverting: %+v, administrative state %s", target, s.admin(t))
+	}
+	if asked, failures := traffic(); len(failures) > 0 || asked < 50 {
+		t.Errorf("%d of %d requests failed: %v", len(failures), asked, failures)
 	}
 }
 

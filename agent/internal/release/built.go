@@ -56,10 +56,25 @@ func (s *Store) commitAs(id, digest string) error {
 			return err
 		}
 	}
-	if err := s.describe(id, digest, s.staging(id)); err != nil {
+	err = s.describe(id, digest, s.staging(id))
+	if err == nil {
+		err = s.commit(id)
+	}
+	if err != nil {
+		// Of what is not there nothing is told; on a full disk it is half written, too.
+		if there, e := isDir(s.Path(id)); e == nil && !there {
+			err = errors.Join(err, remove(s.built(id)))
+		}
+	}
+	return err
+}
+
+// remove removes a file that need not be there.
+func remove(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return s.commit(id)
+	return nil
 }
 
 // Describe records the digest of a release that was committed without one.

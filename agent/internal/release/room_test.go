@@ -1,11 +1,13 @@
 package release
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -64,5 +66,39 @@ func TestWhatAProcessRunsFromIsKept(t *testing.T) {
 	gone, err = s.Prune([]string{"r3"}, 0)
 	if err != nil || !slices.Equal(gone, []string{"r1"}) {
 		t.Errorf("removed %v, %v", gone, err)
+	}
+}
+
+// A disk that is full in the last moment leaves neither a release nor a record of one.
+func TestAFullDiskLeavesNoRecord(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("no small file system can be mounted: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s, err := Open(filepath.Join(dir, "app"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	staged, err := s.Stage("r1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(staged, "f"), make([]byte, 2<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	if err := s.CommitAs("r1", "sha256:r1"); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("committed on a full disk: %v", err)
+	}
+	if err := s.Unstage(""); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "app", "releases", "*r1*"))
+	if hidden, e := filepath.Glob(filepath.Join(dir, "app", "releases", ".*r1*")); err != nil || e != nil || len(left)+len(hidden) > 0 {
+		t.Errorf("left behind: %v, %v", left, hidden)
 	}
 }

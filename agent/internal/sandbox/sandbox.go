@@ -70,6 +70,8 @@ type Job struct {
 	// Grace is how long a job that is cancelled or out of time may take to end
 	// after SIGTERM before it is killed.
 	Grace time.Duration
+
+	alone bool // it does run as a [Dynamic] user
 }
 
 // Limits bound a job. 0 is no limit.
@@ -81,6 +83,7 @@ type Limits struct {
 	IOWeight      int // likewise
 	Tasks         int // processes and threads
 	Timeout       time.Duration
+	TimeoutKey    string        // what Timeout is called where it is written
 	Silence       time.Duration // without any output
 }
 
@@ -238,6 +241,7 @@ func (s *Sandbox) Run(ctx context.Context, j Job, out io.Writer) error {
 	if err := j.Limits.settle(); err != nil {
 		return fmt.Errorf("cannot start the %s: %w", j.What, err)
 	}
+	j.alone = j.App == nil && j.User == Dynamic && s.cfg.System && os.Getuid() == 0
 	r, err := s.start(ctx, j)
 	if err != nil {
 		return err
@@ -308,7 +312,7 @@ func (j Job) follow(ctx context.Context, r running, out io.Writer) error {
 		return fmt.Errorf("cannot write the log of the %s: %w", j.What, copyErr)
 	}
 	if end.timeout {
-		stopped = fmt.Sprintf("took longer than %v", j.Limits.Timeout)
+		stopped = j.late()
 	}
 	return j.verdict(end, stopped, last)
 }
@@ -339,13 +343,13 @@ func (j Job) await(ctx context.Context, r running, p *pump) (stopped string, lef
 			}
 			stopped = "was cancelled"
 		case <-timeout:
-			stopped = fmt.Sprintf("took longer than %v", j.Limits.Timeout)
+			stopped = j.late()
 		case <-silence:
 			if rest := j.Limits.Silence - time.Since(time.Unix(0, p.heard.Load())); rest > 0 {
 				quiet.Reset(rest)
 				continue
 			}
-			stopped = fmt.Sprintf("printed nothing for %v", j.Limits.Silence)
+			stopped = fmt.Sprintf("printed nothing for %v (build_limits.silence)", j.Limits.Silence)
 		}
 	}
 	r.stop()
@@ -374,9 +378,19 @@ func (j Job) verdict(end ending, stopped string, last *tail) error {
 	}
 	if stopped == "" && full(j.Dir) {
 		reason = api.ReasonDiskFull
-		how += " with the disk full under " + j.Dir
+		how += " with the disk full under " + j.Dir + " (make room there, or keep fewer releases: keep_releases)"
+	}
+	if j.alone && reason == j.Reason && stopped == "" && last.denied() {
+		how += " (it runs as a user of its own, who reads no file that is another's alone: hand it over in secrets, or let build.user in agent.yaml name a user who may)"
 	}
 	return fault.Errorf(reason, "%s command %q %s%s", j.What, j.Commands[bad], how, last.quote(j.Commands[bad]))
+}
+
+func (j Job) late() string {
+	if j.Limits.TimeoutKey == "" {
+		return fmt.Sprintf("took longer than %v", j.Limits.Timeout)
+	}
+	return fmt.Sprintf("took longer than %v (%s)", j.Limits.Timeout, j.Limits.TimeoutKey)
 }
 
 func (j Job) cancelled(ctx context.Context, statuses []int) error {

@@ -232,7 +232,7 @@ func TestASilentJobIsStopped(t *testing.T) {
 			Commands: []string{"for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done; sleep 600"},
 			Limits:   sandbox.Limits{Silence: time.Second, Timeout: time.Hour}, Grace: time.Second,
 		}, io.Discard)
-		if fault.ReasonOf(err) != api.ReasonBuildFailed || !strings.Contains(err.Error(), "printed nothing for 1s") || !strings.Contains(err.Error(), "\n  6") {
+		if fault.ReasonOf(err) != api.ReasonBuildFailed || !strings.Contains(err.Error(), "printed nothing for 1s (build_limits.silence)") || !strings.Contains(err.Error(), "\n  6") {
 			t.Errorf("error is %v", err)
 		}
 	})
@@ -253,11 +253,22 @@ func TestAFullDiskIsNotTheReleasesFault(t *testing.T) {
 	})
 	each(t, func(t *testing.T, s *sandbox.Sandbox) {
 		err := run(s, t.Context(), sandbox.Job{Dir: dir, Commands: []string{"cat /dev/zero > big"}}, io.Discard)
-		if fault.ReasonOf(err) != api.ReasonDiskFull || !strings.Contains(err.Error(), "No space left") {
+		if fault.ReasonOf(err) != api.ReasonDiskFull || !strings.Contains(err.Error(), "No space left") || !strings.Contains(err.Error(), "keep_releases") {
 			t.Errorf("error %v has reason %q, want disk_full", err, fault.ReasonOf(err))
 		}
 		if err := os.Remove(filepath.Join(dir, "big")); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Whoever sees a build fail for a file that root can read is told why, and only if
+// the build does run as somebody else.
+func TestAFileOfAnotherIsOutOfReach(t *testing.T) {
+	each(t, func(t *testing.T, s *sandbox.Sandbox) {
+		err := run(s, t.Context(), sandbox.Job{Dir: t.TempDir(), Commands: []string{"if [ -r /etc/shadow ]; then echo so says a test: Permission denied; else cat /etc/shadow; fi; exit 1"}}, io.Discard)
+		if told := strings.Contains(err.Error(), "build.user"); told != strings.Contains(t.Name(), "machine") {
+			t.Errorf("the error is %v", err)
 		}
 	})
 }

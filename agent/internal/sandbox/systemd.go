@@ -310,7 +310,7 @@ func (j Job) memory() string {
 	if j.Limits.Memory == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" (%d MiB)", j.Limits.Memory>>20)
+	return fmt.Sprintf(" (%d MiB: build_limits.memory)", j.Limits.Memory>>20)
 }
 
 // environmentFile writes variables as systemd reads them (systemd.exec(5),

@@ -54,6 +54,12 @@ func (t *tail) lines() []string {
 	return lines[max(0, len(lines)-tailLines):]
 }
 
+// denied tells whether the command may have failed for want of permission, as
+// programs say it.
+func (t *tail) denied() bool {
+	return bytes.Contains(t.buf, []byte("ermission denied")) || bytes.Contains(t.buf, []byte("EACCES"))
+}
+
 // quote renders what the command printed last as the end of an error, indented
 // below it.
 func (t *tail) quote(command string) string {
