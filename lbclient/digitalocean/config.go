@@ -71,9 +71,6 @@ type Config struct {
 	// Settle is how long after a droplet has left the balancer's list new work
 	// may still arrive; 0 means [DefaultSettle].
 	Settle time.Duration
-	// OnBudget, if set, hears how many calls of the token's hourly limit are
-	// left, and of how many. It may be called by several goroutines at once.
-	OnBudget func(remaining, limit int)
 	// Transport carries the calls to the API; nil means Go's own.
 	Transport http.RoundTripper
 	// Dial opens the connections for looks; nil means Go's own.
@@ -160,9 +157,6 @@ func build(c Config, second time.Duration) (*provider, error) {
 		c.Settle = time.Duration(DefaultSettle.Seconds() * float64(second))
 	}
 	calls := cloudhttp.Config{Token: c.Token, Transport: c.Transport, MinWait: second / 2, MaxWait: 8 * second}
-	if c.OnBudget != nil {
-		calls.OnBudget = func(b cloudhttp.Budget) { c.OnBudget(b.Remaining, b.Limit) }
-	}
 	h := cloudhttp.NewClient(calls)
 	c.Token = ""
 	api, err := godo.New(h, godo.SetBaseURL(endpoint), godo.SetUserAgent("lockstep"))

@@ -92,9 +92,6 @@ type Config struct {
 	// ActionPoll is the pause between looks at an action; 0 means
 	// [DefaultActionPoll].
 	ActionPoll time.Duration
-	// OnBudget, if set, hears how many calls of the project's rate limit are
-	// left, and of how many.
-	OnBudget func(remaining, limit int)
 	// RetryWait is the first pause between attempts of a call; 0 means the
 	// policy's own.
 	RetryWait time.Duration
@@ -215,9 +212,6 @@ func New(c Config) (lbclient.Provider, error) {
 	}
 	c = c.withDefaults()
 	policy := cloudhttp.Config{Token: c.Token, AttemptTimeout: c.CallTimeout, MinWait: c.RetryWait}
-	if c.OnBudget != nil {
-		policy.OnBudget = func(b cloudhttp.Budget) { c.OnBudget(b.Remaining, b.Limit) }
-	}
 	carrier := cloudhttp.NewClient(policy)
 	return &provider{
 		cfg:     c,

@@ -62,8 +62,6 @@ type Options struct {
 	Parked string
 	// Unix puts the admin API on a Unix socket.
 	Unix bool
-	// Output gets what Caddy writes; nil keeps it for error messages only.
-	Output io.Writer
 }
 
 // Handler is a reverse_proxy handler with a port of its own.
@@ -114,7 +112,7 @@ func launch(o Options) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{path: o.Program, dir: dir, unix: o.Unix, urls: make(map[string]string), output: program.NewOutput(o.Output)}
+	p := &Process{path: o.Program, dir: dir, unix: o.Unix, urls: make(map[string]string), output: new(program.Output)}
 	if err := p.configure(o); err != nil {
 		p.Stop()
 		return nil, err

@@ -27,8 +27,6 @@ type Options struct {
 	Level string
 	// Global and Defaults are further lines for these sections.
 	Global, Defaults []string
-	// Output gets what HAProxy writes; nil keeps it for error messages only.
-	Output io.Writer
 }
 
 // Backend is a backend with a frontend of its own.
@@ -71,7 +69,7 @@ func Launch(o Options) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start haproxy: %w", err)
 	}
-	p := &Process{dir: dir, output: program.NewOutput(o.Output)}
+	p := &Process{dir: dir, output: new(program.Output)}
 	if err := p.configure(o); err != nil {
 		p.Stop()
 		return nil, fmt.Errorf("cannot start haproxy: %w", err)

@@ -41,9 +41,6 @@ type Config struct {
 	// MaxRetryAfter is the longest Retry-After that is waited out. A longer one
 	// ends the attempts, and the caller gets the answer that asks for it.
 	MaxRetryAfter time.Duration
-	// OnBudget, if set, hears what each answer says about the rate limit. It
-	// may be called by several goroutines at once.
-	OnBudget func(Budget)
 	// Transport carries the attempts; nil means one with Go's defaults.
 	Transport http.RoundTripper
 }
@@ -164,11 +161,6 @@ func (a *attempt) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, fmt.Errorf("%w: %w", ErrAnswerLost, err)
 		}
 		return nil, err
-	}
-	if a.cfg.OnBudget != nil {
-		if b, ok := budgetOf(resp.Header, time.Now()); ok {
-			a.cfg.OnBudget(b)
-		}
 	}
 	if resp.StatusCode >= 300 && resp.StatusCode <= 399 {
 		return nil, fmt.Errorf("%w with status %d to %q", ErrRedirected, resp.StatusCode, resp.Header.Get("Location"))

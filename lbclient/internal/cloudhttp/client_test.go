@@ -260,24 +260,6 @@ func TestAStrangerIsNotTalkedTo(t *testing.T) {
 	}
 }
 
-func TestBudgetIsHeard(t *testing.T) {
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("RateLimit-Limit", "3600")
-		w.Header().Set("RateLimit-Remaining", "7")
-		w.Header().Set("RateLimit-Reset", "1")
-	}))
-	defer s.Close()
-	var got Budget
-	c := quick()
-	c.OnBudget = func(b Budget) { got = b }
-	if _, _, err := call(t, NewClient(c), "GET", s.URL, ""); err != nil {
-		t.Fatal(err)
-	}
-	if got.Limit != 3600 || got.Remaining != 7 || time.Since(got.At) > time.Minute {
-		t.Errorf("heard %+v", got)
-	}
-}
-
 func TestBackoffStaysInBounds(t *testing.T) {
 	c := Config{MinWait: 100 * time.Millisecond, MaxWait: 700 * time.Millisecond}.withDefaults()
 	for i, most := range []time.Duration{100, 200, 400, 700, 700, 700} {

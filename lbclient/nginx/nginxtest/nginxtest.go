@@ -4,7 +4,6 @@ package nginxtest
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -26,8 +25,6 @@ type Options struct {
 	Workers int
 	// Lines are further lines of the http block.
 	Lines []string
-	// Output gets nginx's error log; nil keeps it for error messages only.
-	Output io.Writer
 }
 
 // Upstream is an upstream with a port of its own.
@@ -74,7 +71,7 @@ func launch(path string, o Options) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{path: path, dir: dir, urls: make(map[string]string), output: program.NewOutput(o.Output)}
+	p := &Process{path: path, dir: dir, urls: make(map[string]string), output: new(program.Output)}
 	if err := p.configure(o); err != nil {
 		p.Stop()
 		return nil, err
