@@ -1,10 +1,11 @@
 // Package agent is the daemon of a node: it reads from the coordinator what
 // should be, compares it with what is, does the next step, and reports.
 //
-// Each app has a journal and two goroutines: one prepares releases, the other
-// activates them and, while there is nothing to activate, observes. A sync loop
-// carries reports and assignments. Each goes on without the others, and all of
-// them without the coordinator.
+// Each app has a journal and four goroutines, which prepare releases, run release
+// commands, ask whether the node is to be the last, and activate: that one begins
+// a goroutine for each turn and, while a target has none, observes it. A sync
+// loop carries reports and assignments. Each goes on without the others, and all
+// of them without the coordinator.
 package agent
 
 import (

@@ -1,7 +1,7 @@
 // Package mirror keeps the commits of a remote repository at hand, so that the
 // coordinator can tell which commit a branch is at and how commits are ordered
-// by ancestry. It never reads a file of the repository: a remote that can leave
-// out trees and files is asked to.
+// by ancestry. It keeps no file of the repository: a remote that can leave out
+// trees and files is asked to. The few that are wanted, [Mirror.File] asks for.
 //
 // A mirror is a copy that may be deleted at any time. When it turns out to be
 // damaged it is fetched anew, once per call. Commits that a forced push removed
