@@ -94,8 +94,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}
 	look := survey.New(survey.Config{
-		Fleet: fleet, Engine: run, Broker: lbs, Head: heads(apps), Modules: tried(inside), Recipe: recipesIn(st), Version: o.Version,
-		Reload: func() (*config.Fleet, error) { return config.Load(o.Config) },
+		Fleet: fleet, Engine: run, Broker: lbs, Head: heads(apps), Recipe: recipesIn(st), Version: o.Version,
+		Modules: func(ctx context.Context, app, sha string) ([]survey.Module, error) { return inside[app].Try(ctx, sha) },
+		Reload:  func() (*config.Fleet, error) { return config.Load(o.Config) },
 	})
 	hook, err := webhook.New(webhook.Options{Secrets: secrets(fleet), Sink: trig, Log: o.Log})
 	if err != nil {

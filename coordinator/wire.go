@@ -9,6 +9,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/httpapi"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/mirror"
+	"github.com/lockstep-deploy/lockstep/coordinator/internal/survey"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/trigger"
 	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
 )
@@ -46,9 +47,9 @@ func policy(a *config.App) rollout.Policy {
 
 // triggerApps opens one mirror for each repository, from which the submodules of the
 // apps are known, too.
-func triggerApps(f *config.Fleet) (apps []trigger.App, inside map[string]*modules, err error) {
+func triggerApps(f *config.Fleet) (apps []trigger.App, inside map[string]*survey.Modules, err error) {
 	mirrors := map[string]*mirror.Mirror{}
-	inside = map[string]*modules{}
+	inside = map[string]*survey.Modules{}
 	for _, a := range f.Apps {
 		key := sourceKey(a)
 		m := mirrors[key]
@@ -69,7 +70,7 @@ func triggerApps(f *config.Fleet) (apps []trigger.App, inside map[string]*module
 			Name: a.Name, Repo: a.Repo, Branch: a.Branch, Recipe: recipe, DeployForced: a.ForcePush == config.ForcePushDeploy,
 			ReleaseID: id, RecipeOf: own, Mirror: m,
 		})
-		inside[a.Name] = &modules{repo: a.Repo, login: a.LoginTo, file: m.File}
+		inside[a.Name] = &survey.Modules{Repo: a.Repo, Login: a.LoginTo, File: m.File}
 	}
 	return apps, inside, nil
 }

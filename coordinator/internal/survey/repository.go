@@ -8,13 +8,6 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/config"
 )
 
-// Module is a submodule of a commit, and how its repository answered.
-type Module struct {
-	Path string
-	URL  string // without credentials
-	Err  error  // nil when it can be read
-}
-
 // repositories asks each for the branches that are deployed from it, and those of
 // its submodules whether they can be read.
 func (s *Survey) repositories(ctx context.Context) []api.DoctorCheck {

@@ -1,4 +1,4 @@
-package coordinator
+package survey
 
 import (
 	"errors"
@@ -80,13 +80,13 @@ func TestSubmodulesAreTried(t *testing.T) {
 		}
 		return gitremote.Login{}
 	}
-	look := tried(map[string]*modules{"hello": {repo: repo, login: known, file: m.File}})
+	look := &Modules{Repo: repo, Login: known, File: m.File}
 
-	found, err := look(t.Context(), "hello", bare)
+	found, err := look.Try(t.Context(), bare)
 	if err != nil || len(found) > 0 {
 		t.Errorf("a commit without submodules: %v, %v", found, err)
 	}
-	if found, err = look(t.Context(), "hello", git("app", "rev-parse", "HEAD")); err != nil {
+	if found, err = look.Try(t.Context(), git("app", "rev-parse", "HEAD")); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]struct {

@@ -1,4 +1,4 @@
-package coordinator
+package survey
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/lockstep-deploy/lockstep/coordinator/internal/survey"
 	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
@@ -21,25 +20,33 @@ const (
 	maxModules, probes = 100, 8
 )
 
-// modules tries the submodules of an app's commits with the credentials that they
-// are fetched with.
-type modules struct {
-	repo  string // of the app
-	login func(url string) gitremote.Login
-	file  func(ctx context.Context, sha, path string, limit int64) ([]byte, error)
+// Module is a submodule of a commit, and how its repository answered.
+type Module struct {
+	Path string
+	URL  string // without credentials
+	Err  error  // nil when it can be read
+}
+
+// Modules tries the submodules of an app's commits with the credentials that they
+// are fetched with. It is for any number of goroutines.
+type Modules struct {
+	Repo  string                           // URL of the app's repository
+	Login func(url string) gitremote.Login // to a submodule's
+	// File reads a file of a commit, or fails with [fs.ErrNotExist].
+	File func(ctx context.Context, sha, path string, limit int64) ([]byte, error)
 
 	mu   sync.Mutex
 	sha  string
 	urls map[string]string // in .gitmodules of sha, by path
 }
 
-func (m *modules) listed(ctx context.Context, sha string) (map[string]string, error) {
+func (m *Modules) listed(ctx context.Context, sha string) (map[string]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.sha == sha {
 		return m.urls, nil
 	}
-	content, err := m.file(ctx, sha, ".gitmodules", maxModuleFile)
+	content, err := m.File(ctx, sha, ".gitmodules", maxModuleFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -51,19 +58,19 @@ func (m *modules) listed(ctx context.Context, sha string) (map[string]string, er
 	return urls, nil
 }
 
-// try asks each repository for no more than its branches.
-func (m *modules) try(ctx context.Context, sha string) ([]survey.Module, error) {
+// Try asks each repository for no more than its branches.
+func (m *Modules) Try(ctx context.Context, sha string) ([]Module, error) {
 	urls, err := m.listed(ctx, sha)
 	if err != nil {
 		return nil, err
 	}
 	paths := slices.Sorted(maps.Keys(urls))
-	found := make([]survey.Module, min(len(paths), maxModules))
+	found := make([]Module, min(len(paths), maxModules))
 	var g errgroup.Group
 	g.SetLimit(probes)
 	for i := range found {
 		g.Go(func() error {
-			found[i] = survey.Module{Path: paths[i]}
+			found[i] = Module{Path: paths[i]}
 			found[i].URL, found[i].Err = m.probe(ctx, urls[paths[i]])
 			return nil
 		})
@@ -71,8 +78,8 @@ func (m *modules) try(ctx context.Context, sha string) ([]survey.Module, error) 
 	return found, g.Wait()
 }
 
-func (m *modules) probe(ctx context.Context, raw string) (shown string, err error) {
-	url, err := gitremote.Submodule(m.repo, raw)
+func (m *Modules) probe(ctx context.Context, raw string) (shown string, err error) {
+	url, err := gitremote.Submodule(m.Repo, raw)
 	if err != nil {
 		return ".gitmodules", err
 	}
@@ -80,7 +87,7 @@ func (m *modules) probe(ctx context.Context, raw string) (shown string, err erro
 	if err != nil {
 		return ".gitmodules", err
 	}
-	c, err := r.With(m.login(url)).Dial(ctx)
+	c, err := r.With(m.Login(url)).Dial(ctx)
 	if err != nil {
 		var f *gitremote.Failure
 		if errors.As(err, &f) && f.Remedy != "" {
@@ -90,14 +97,4 @@ func (m *modules) probe(ctx context.Context, raw string) (shown string, err erro
 	}
 	c.Close()
 	return r.String(), nil
-}
-
-// tried is the survey's way to try them, of the apps by name.
-func tried(apps map[string]*modules) func(ctx context.Context, app, sha string) ([]survey.Module, error) {
-	return func(ctx context.Context, app, sha string) ([]survey.Module, error) {
-		if apps[app] == nil {
-			return nil, fmt.Errorf("there is no app %q", app)
-		}
-		return apps[app].try(ctx, sha)
-	}
 }
