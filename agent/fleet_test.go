@@ -330,6 +330,13 @@ func (u *fakeUnits) StopStart(ctx context.Context, name string) (unit.Status, er
 	return u.Restart(ctx, name)
 }
 
+func (u *fakeUnits) Stop(_ context.Context, name string) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.runs, name)
+	return nil
+}
+
 func (u *fakeUnits) Reloads(context.Context, string) error { return nil }
 
 func (u *fakeUnits) Processes(ctx context.Context, name string) ([]unit.Process, error) {

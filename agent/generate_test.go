@@ -37,13 +37,7 @@ func (s *site) prepareRun(t *testing.T, files map[string]string, run *api.Run) a
 	t.Helper()
 	r := s.prepare(t, files)
 	r.Recipe.Run = run
-	s.c.set(hello, func(a *api.Assignment) {
-		for i := range a.Releases {
-			if a.Releases[i].ID == r.ID {
-				a.Releases = append(append([]api.Release{}, a.Releases[:i]...), r)
-			}
-		}
-	})
+	s.describe(r)
 	return r
 }
 

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -80,5 +81,32 @@ func TestAHookThatHangsFailsItsTurn(t *testing.T) {
 	s.turn(1, r.ID, "")
 	if o := s.outcome(t, 1); o.OK || o.Reason != api.ReasonHookFailed || !strings.Contains(o.Text, "took longer than 1s (hooks.timeout)") {
 		t.Errorf("%+v", o)
+	}
+}
+
+// Between a stop and a start, nothing of the app runs, and no visitor notices.
+func TestAHookRunsWhileTheUnitIsStopped(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.c.set(hello, func(a *api.Assignment) { a.Spec.Restart, a.Rollout = api.RestartStopStart, "hello-1" })
+	s.start(t)
+	one := s.first(t)
+	before, err := s.deps.Units.Status(t.Context(), "hello.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	traffic := s.traffic(t)
+	two := s.prepare(t, map[string]string{"version": "two"})
+	two.Recipe.Hooks = &api.Hooks{Timeout: api.Duration(time.Minute), WhileStopped: []string{
+		fmt.Sprintf("test ! -e /proc/%d", before.MainPID), `echo "in $(cat version), nothing runs"`,
+	}}
+	s.describe(two)
+	o, target := s.c.awaitTurn(t, hello, s.activate(two.ID, one.ID))
+	if !o.OK || target.Release != two.ID {
+		t.Fatalf("%+v, %+v", o, target)
+	}
+	s.c.await(t, "the hook's output arrives", func() bool { return strings.Contains(s.c.logs["while_stopped"], "in two, nothing runs\n") })
+	if asked, failures := traffic(); len(failures) > 0 || asked < 20 {
+		t.Errorf("%d of %d requests failed: %v", len(failures), asked, failures)
 	}
 }

@@ -189,6 +189,13 @@ func (s *site) prepare(t *testing.T, files map[string]string) api.Release {
 	return r
 }
 
+// describe tells the node otherwise of the release that was prepared last.
+func (s *site) describe(r api.Release) {
+	s.c.set(hello, func(a *api.Assignment) {
+		a.Releases = append(append([]api.Release{}, a.Releases[:len(a.Releases)-1]...), r)
+	})
+}
+
 func (s *site) activate(release, fallback string) uint64 {
 	s.turn++
 	s.c.set(hello, func(a *api.Assignment) {

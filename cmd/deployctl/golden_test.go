@@ -137,7 +137,7 @@ func TestPlanOfWhatIsRun(t *testing.T) {
 		App: "hello", Kind: "deploy", Release: newRelease, From: &oldRelease, Build: []string{"npm ci", "npm run build"}, BuildOn: "first",
 		Recipe:   &api.PlanRecipe{File: "lockstep.yaml", MaySet: []string{"build", "hooks", "shared"}, Sets: []string{"build", "hooks"}},
 		Artifact: []string{"dist", "bin/app"}, Shared: []string{".env", "public/uploads/"}, ReleaseCommand: []string{"bin/migrate up"},
-		Hooks:      &api.Hooks{BeforeDrain: []string{"bin/announce"}, AfterDrain: []string{"bin/hand-over", "bin/wait"}, AfterRejoin: []string{"bin/warm"}},
+		Hooks:      &api.Hooks{BeforeDrain: []string{"bin/announce"}, AfterDrain: []string{"bin/hand-over", "bin/wait"}, WhileStopped: []string{"bin/convert"}, AfterRejoin: []string{"bin/warm"}},
 		HealthPath: "/readyz",
 	}
 	for _, instance := range []string{"8000", "8001"} {

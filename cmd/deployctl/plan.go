@@ -212,7 +212,7 @@ func printTurns(w io.Writer, p api.Plan) {
 		fmt.Fprintln(w, "  no target")
 	}
 	hooks := [][]string{}
-	for _, step := range []api.Step{api.StepBeforeDrain, api.StepAfterDrain, api.StepBeforeRejoin, api.StepAfterRejoin} {
+	for _, step := range p.Hooks.Steps() {
 		for _, l := range p.Hooks.At(step) {
 			hooks = append(hooks, []string{string(step), oneLine(l)})
 		}

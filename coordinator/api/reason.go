@@ -14,6 +14,7 @@ const (
 	// Hooks are steps of their own, where there are any.
 	StepBeforeDrain  Step = "before_drain"
 	StepAfterDrain   Step = "after_drain"
+	StepWhileStopped Step = "while_stopped"
 	StepBeforeRejoin Step = "before_rejoin"
 	StepAfterRejoin  Step = "after_rejoin"
 	StepDrain        Step = "drain"

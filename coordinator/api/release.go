@@ -41,9 +41,21 @@ type Recipe struct {
 type Hooks struct {
 	BeforeDrain  []string `json:"before_drain,omitempty"`
 	AfterDrain   []string `json:"after_drain,omitempty"`
+	WhileStopped []string `json:"while_stopped,omitempty"` // between the unit's stop and its start
 	BeforeRejoin []string `json:"before_rejoin,omitempty"`
 	AfterRejoin  []string `json:"after_rejoin,omitempty"`
 	Timeout      Duration `json:"timeout,omitempty"` // of each
+}
+
+// Steps are those that h has commands for, in the order of a turn.
+func (h *Hooks) Steps() []Step {
+	var some []Step
+	for _, s := range []Step{StepBeforeDrain, StepAfterDrain, StepWhileStopped, StepBeforeRejoin, StepAfterRejoin} {
+		if len(h.At(s)) > 0 {
+			some = append(some, s)
+		}
+	}
+	return some
 }
 
 // At returns the commands of a step, none where h is nil.
@@ -56,6 +68,8 @@ func (h *Hooks) At(s Step) []string {
 		return h.BeforeDrain
 	case StepAfterDrain:
 		return h.AfterDrain
+	case StepWhileStopped:
+		return h.WhileStopped
 	case StepBeforeRejoin:
 		return h.BeforeRejoin
 	case StepAfterRejoin:

@@ -11,10 +11,10 @@
 //	    |     rejoin   drain → switch → restart → verify → rejoin       (undo)
 //	    └────────┴────────┴────────────────────────────────────→ finished, failed
 //
-// A release's hooks are steps of their own before and after drain and rejoin;
-// see hook.
+// A release's hooks are steps of their own before and after drain and rejoin, and
+// between a stop and a start; see hook and whileStopped.
 //
-// Three things never happen: the unit is restarted while the balancer does not
+// Three things never happen: the unit is stopped or restarted while the balancer does not
 // hold the drain; the target rejoins before the release that it should run is
 // verified; a turn ends without its outcome in the journal.
 package activate
@@ -48,6 +48,8 @@ type Units interface {
 	// the former is possible.
 	Reload(ctx context.Context, unit string) (unit.Status, error)
 	StopStart(ctx context.Context, unit string) (unit.Status, error)
+	// Stop is for those with a hook in between. One that is down is no error.
+	Stop(ctx context.Context, unit string) error
 	Reloads(ctx context.Context, unit string) error
 	Runs(ctx context.Context, unit string) (pid int, paths []string, err error)
 	Processes(ctx context.Context, unit string) ([]unit.Process, error)
@@ -225,6 +227,8 @@ func (a *activation) step() error {
 		return a.soak()
 	case api.StepBeforeDrain, api.StepAfterDrain, api.StepBeforeRejoin, api.StepAfterRejoin:
 		return a.hook()
+	case api.StepWhileStopped:
+		return a.whileStopped()
 	}
 	return fmt.Errorf("cannot go on with the turn at step %q: there is no such step", a.t.Step)
 }
@@ -238,7 +242,7 @@ func (a *activation) wants() string {
 }
 
 var forward = []api.Step{
-	api.StepSnapshot, api.StepBeforeDrain, api.StepDrain, api.StepAfterDrain, api.StepSwitch, api.StepRestart,
+	api.StepSnapshot, api.StepBeforeDrain, api.StepDrain, api.StepAfterDrain, api.StepSwitch, api.StepWhileStopped, api.StepRestart,
 	api.StepVerify, api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin, api.StepSoak,
 }
 
@@ -266,7 +270,7 @@ func (a *activation) backward(from api.Step) []api.Step {
 		return []api.Step{api.StepSwitch, api.StepVerify, api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin}
 	}
 	return []api.Step{
-		api.StepDrain, api.StepSwitch, api.StepRestart, api.StepVerify, api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin,
+		api.StepDrain, api.StepSwitch, api.StepWhileStopped, api.StepRestart, api.StepVerify, api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin,
 	}
 }
 
@@ -287,7 +291,7 @@ func (a *activation) next() (api.Step, bool) {
 // enter makes next the step under way and writes it down.
 func (a *activation) enter(next api.Step) error {
 	before := a.t
-	if next == api.StepRestart {
+	if next == api.StepRestart || next == api.StepWhileStopped {
 		a.t.Restarted = true
 	}
 	a.t.Step, a.t.Since = next, time.Now()

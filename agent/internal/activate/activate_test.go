@@ -419,6 +419,7 @@ func TestNoFaultBreaksAPromise(t *testing.T) {
 			ForgetOn: rapid.SampledFrom([]string{"", "", "switch", "boot"}).Draw(rt, "forget on"),
 			How:      rapid.SampledFrom([]string{"", "", api.RestartReload, api.RestartStopStart}).Draw(rt, "how"),
 			Paths:    odd("own paths"),
+			Hooks:    odd("hooks"), HookTakes: 300 * time.Millisecond,
 			DiskFull: rapid.SampledFrom([]int{0, 0, 1, 2, 3, 4, 5, 6, 7, 8}).Draw(rt, "disk full"),
 		}
 		if odd("revoked") {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
@@ -36,7 +37,7 @@ func (a *activation) withoutIdleHooks(steps []api.Step) []api.Step {
 	var some []api.Step
 	for _, s := range steps {
 		switch s {
-		case api.StepBeforeDrain, api.StepAfterDrain, api.StepBeforeRejoin, api.StepAfterRejoin:
+		case api.StepBeforeDrain, api.StepAfterDrain, api.StepWhileStopped, api.StepBeforeRejoin, api.StepAfterRejoin:
 			if len(hooks.At(s)) == 0 {
 				continue
 			}
@@ -78,6 +79,28 @@ func (a *activation) hook() error {
 		return nil
 	}
 	return err
+}
+
+// whileStopped stops the unit, never while the balancer may send it work, and runs
+// the hook. The restart that follows starts it again.
+func (a *activation) whileStopped() error {
+	if err := a.holdDrain(); err != nil {
+		if a.t.Undo == nil && !a.resumed {
+			a.t.Restarted = false // the old process still runs untouched
+		}
+		return err
+	}
+	a.showHealth(api.HealthUnknown)
+	a.showProved("")
+	ctx, cancel := context.WithTimeout(a.Work, orElse(a.t.Spec.RestartTimeout.D(), 90*time.Second))
+	defer cancel()
+	if err := a.Units.Stop(ctx, a.t.Spec.Unit); err != nil {
+		if a.Work.Err() != nil {
+			return ErrStopped
+		}
+		return err
+	}
+	return a.hook()
 }
 
 // unswitched tells, of a turn that is undone, that it failed before the first

@@ -81,6 +81,9 @@ func (b balancer) BeginDrain(_ context.Context, r lbclient.Restore, minHealthy i
 			return err
 		}
 		if b.serving() && b.s.Others < minHealthy {
+			if !b.loose.IsZero() {
+				b.loose = time.Now() // not for want of asking
+			}
 			return &lbclient.Error{Class: lbclient.ClassUnsafe, Op: "drain", Text: "too few others"}
 		}
 		if !b.saved() {

@@ -169,7 +169,7 @@ func (a *activation) switchTo() error {
 // restart restarts the unit, never while the balancer may send it work.
 func (a *activation) restart() error {
 	if err := a.holdDrain(); err != nil {
-		if a.t.Undo == nil && !a.resumed {
+		if a.t.Undo == nil && !a.resumed && len(a.release().Recipe.Hooks.At(api.StepWhileStopped)) == 0 {
 			a.t.Restarted = false // the old process still runs untouched
 		}
 		return err

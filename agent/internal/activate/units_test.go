@@ -41,6 +41,16 @@ func (u units) StopStart(ctx context.Context, name string) (unit.Status, error) 
 	return u.Restart(ctx, name)
 }
 
+func (u units) Stop(context.Context, string) error {
+	u.op("units.Stop", func() {
+		if !u.drained {
+			u.violate("stopped while the balancer may send it work")
+		}
+		u.touched, u.passed, u.active = true, 0, false
+	})
+	return nil
+}
+
 func (u units) Reloads(context.Context, string) (err error) {
 	u.op("units.Reloads", func() {
 		if u.s.NoReload {

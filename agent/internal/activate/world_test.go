@@ -60,7 +60,7 @@ type scenario struct {
 
 	RevokeAt time.Duration // 0: never
 
-	Hooks     bool     // both releases have all of them
+	Hooks     bool     // both releases have all of them that How allows
 	HookFails api.Step // of the goal, or, with HookUndo, of the fallback
 	HookUndo  bool
 	HookTakes time.Duration
@@ -261,7 +261,9 @@ func (w *world) probe(_ context.Context, c health.Check) (out health.Probe) {
 		if time.Since(w.started) > time.Second && w.touched {
 			w.forget("boot")
 		}
-		if !w.drained && w.touched && !w.loose.IsZero() && strings.HasPrefix(w.step, string(api.StepVerify)) && time.Since(w.loose) > 3*time.Second {
+		// Whoever takes over from a process that died looks anew.
+		soon := 3*time.Second + time.Duration(len(w.dieAt))*time.Second
+		if !w.drained && w.touched && !w.loose.IsZero() && strings.HasPrefix(w.step, string(api.StepVerify)) && time.Since(w.loose) > soon {
 			w.violate("for %s the balancer may send work to what is not verified", time.Since(w.loose))
 			w.loose = time.Time{}
 		}
@@ -362,8 +364,11 @@ func (w *world) hook(ctx context.Context, h activate.Hook) (err error) {
 	w.op("hook "+string(h.Step), func() {
 		w.hooks = append(w.hooks, string(h.Step)+" of "+h.Release.ID)
 		switch out := w.drained; {
-		case (h.Step == api.StepAfterDrain || h.Step == api.StepBeforeRejoin) && !out && w.s.ForgetAt == 0 && w.s.ForgetOn == "":
+		// A drain that was refused is undone like one that was not.
+		case (h.Step == api.StepAfterDrain || h.Step == api.StepBeforeRejoin && (w.touched || !h.Undo)) && !out && w.epoch == 0:
 			w.violate("%s is run in rotation", h.Step)
+		case h.Step == api.StepWhileStopped && (w.status().ActiveState == "active" || w.current != h.Release.ID):
+			w.violate("%s of %s is run with the unit %s and %s current", h.Step, h.Release.ID, w.status().ActiveState, w.current)
 		case h.Step == api.StepAfterRejoin && out:
 			w.violate("%s is run before the rejoin", h.Step)
 		case h.Step == api.StepBeforeRejoin && w.touched && (w.running != h.Release.ID || w.passed < passes):
@@ -389,6 +394,9 @@ func (w *world) newTurn(number uint64) journal.Turn {
 		if w.s.Hooks {
 			c := []string{"true"}
 			r.Recipe.Hooks = &api.Hooks{BeforeDrain: c, AfterDrain: c, BeforeRejoin: c, AfterRejoin: c}
+			if w.s.How == api.RestartStopStart {
+				r.Recipe.Hooks.WhileStopped = c
+			}
 		}
 		if w.s.Paths {
 			r.Recipe.HealthPath = pathOf(id)

@@ -227,6 +227,6 @@ func needsRestore(t *Turn) bool {
 
 var activating = map[api.Step]bool{
 	api.StepSnapshot: true, api.StepDrain: true, api.StepSwitch: true, api.StepRestart: true,
-	api.StepBeforeDrain: true, api.StepAfterDrain: true, api.StepBeforeRejoin: true, api.StepAfterRejoin: true,
+	api.StepBeforeDrain: true, api.StepAfterDrain: true, api.StepWhileStopped: true, api.StepBeforeRejoin: true, api.StepAfterRejoin: true,
 	api.StepVerify: true, api.StepRejoin: true, api.StepSoak: true, api.StepRevert: true,
 }

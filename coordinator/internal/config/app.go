@@ -78,12 +78,12 @@ func (l *loader) readApp(name string, v value) {
 	}
 	a.readArtifact(o)
 	a.readReleaseCommand(o)
+	a.Restart = o.word("restart", "restart", api.RestartReload, api.RestartStopStart)
 	a.readHooks(o)
 	a.readShared(o)
 	a.readRecipeFile(o)
 	a.readBuild(o)
 	a.readUnit(o)
-	a.Restart = o.word("restart", "restart", api.RestartReload, api.RestartStopStart)
 	a.Health = defaultHealth
 	if v, ok := o.need("health", writeHealth); ok {
 		a.Health = v.health()

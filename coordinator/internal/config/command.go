@@ -27,7 +27,7 @@ func (a *App) readHooks(o object) {
 	if !ok {
 		return
 	}
-	h, ok := v.object(`{after_drain: "bin/hand-over", timeout: 1m}`, "before_drain", "after_drain", "before_rejoin", "after_rejoin", "timeout")
+	h, ok := v.object(`{after_drain: "bin/hand-over", timeout: 1m}`, "before_drain", "after_drain", "while_stopped", "before_rejoin", "after_rejoin", "timeout")
 	if !ok {
 		return
 	}
@@ -35,29 +35,33 @@ func (a *App) readHooks(o object) {
 	some := false
 	for key, into := range map[string]*[]string{
 		"before_drain": &a.Hooks.BeforeDrain, "after_drain": &a.Hooks.AfterDrain,
+		"while_stopped": &a.Hooks.WhileStopped,
 		"before_rejoin": &a.Hooks.BeforeRejoin, "after_rejoin": &a.Hooks.AfterRejoin,
 	} {
 		if v, ok := h.get(key); ok {
 			*into, some = v.command(), true
 		}
 	}
+	if v, ok := h.get("while_stopped"); ok && a.Restart != api.RestartStopStart {
+		v.fail("the unit is never down where it is to %s; write restart: stop_start in fleet.yaml, or use after_drain", a.Restart)
+	}
 	if !some {
-		v.fail("expected one of before_drain, after_drain, before_rejoin, and after_rejoin; remove hooks to have none")
+		v.fail("expected one of before_drain, after_drain, while_stopped, before_rejoin, and after_rejoin; remove hooks to have none")
 	}
 }
 
-// hookTime is how long the hooks of one turn may take.
+// hookTime is how long the hooks of one turn may take, with the stop that one of
+// them is behind.
 func (a *App) hookTime() time.Duration {
-	n := 0
-	for _, s := range []api.Step{api.StepBeforeDrain, api.StepAfterDrain, api.StepBeforeRejoin, api.StepAfterRejoin} {
-		if len(a.Hooks.At(s)) > 0 {
-			n++
-		}
-	}
+	n := len(a.Hooks.Steps())
 	if n == 0 {
 		return 0
 	}
-	return time.Duration(n) * a.Hooks.Timeout.D()
+	d := time.Duration(n) * a.Hooks.Timeout.D()
+	if len(a.Hooks.WhileStopped) > 0 {
+		d += a.RestartTimeout
+	}
+	return d
 }
 
 // command reads one command line, or a list of them.

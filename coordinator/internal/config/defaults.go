@@ -184,6 +184,7 @@ func (w *writer) app(a *App) {
 		w.open("hooks")
 		w.given("before_drain", h.BeforeDrain)
 		w.given("after_drain", h.AfterDrain)
+		w.given("while_stopped", h.WhileStopped)
 		w.given("before_rejoin", h.BeforeRejoin)
 		w.given("after_rejoin", h.AfterRejoin)
 		w.put("timeout", short(h.Timeout.D()))

@@ -137,8 +137,9 @@ func TestRevision(t *testing.T) {
 func TestDefaultsThatDepend(t *testing.T) {
 	f := loadFull(t)
 	shop := f.App("shop")
-	// A build of 1h and a health deadline of 20m do not fit the usual ones.
-	if shop.PrepareTimeout != 65*time.Minute || shop.TargetTimeout != 29*time.Minute || shop.ProgressTimeout != 34*time.Minute {
+	// A build of 1h, a health deadline of 20m, and a stop before a hook do not fit
+	// the usual ones.
+	if shop.PrepareTimeout != 65*time.Minute || shop.TargetTimeout != 31*time.Minute || shop.ProgressTimeout != 36*time.Minute {
 		t.Errorf("prepare %s, target %s, progress %s", shop.PrepareTimeout, shop.TargetTimeout, shop.ProgressTimeout)
 	}
 	least, err := Load("testdata/valid.least.yaml")

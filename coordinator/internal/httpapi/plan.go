@@ -97,7 +97,8 @@ func (s *server) planRollback(v *view, name string) (api.Plan, error) {
 	ro := changed(effects, trigger.Concerned(v.app.Name, effects))
 	recipe := v.recorded[string(ro.Release)].Recipe
 	// No build is planned for, and a rollback runs no release command.
-	p.Release, p.Hooks, p.Missing = *v.release(ro.Release), recipe.Hooks, missing(effects)
+	p.Release, p.Missing = *v.release(ro.Release), missing(effects)
+	p.Hooks, p.HealthPath = recipe.Hooks, recipe.HealthPath
 	s.planTurns(v, &p, next, ro, recipe.Run)
 	return p, nil
 }
