@@ -3,6 +3,7 @@ package lbclient
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -45,6 +46,26 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Noted adds to an error what became of what was begun before it; without a note
+// it is the error itself. Its class stays.
+func Noted(err error, notes ...string) error {
+	if len(notes) == 0 {
+		return err
+	}
+	note := strings.Join(notes, "; ")
+	var e *Error
+	if !errors.As(err, &e) {
+		return fmt.Errorf("%w; %s", err, note)
+	}
+	told := *e
+	if told.Err != nil {
+		told.Err = fmt.Errorf("%w; %s", told.Err, note)
+	} else {
+		told.Text += "; " + note
+	}
+	return &told
+}
 
 // ClassOf returns the class of the first [*Error] in err's chain, and
 // [ClassTransient] for any other error.

@@ -250,16 +250,7 @@ func (m *multi) undo(ctx context.Context, rs []Restore, fresh []bool, cause erro
 	if len(stuck) > 0 {
 		notes = append(notes, "it may still be drained at "+strings.Join(stuck, ", ")+", so a rejoin must follow")
 	}
-	if len(notes) == 0 {
-		return cause
-	}
-	var e *Error
-	if !errors.As(cause, &e) {
-		return fmt.Errorf("%w; %s", cause, strings.Join(notes, "; "))
-	}
-	told := *e
-	told.Err = fmt.Errorf("%w; %s", e.Err, strings.Join(notes, "; "))
-	return &told
+	return Noted(cause, notes...)
 }
 
 var drainBadness = map[DrainStage]int{DrainNotAsked: 4, DrainAccepted: 3, DrainBusy: 2, DrainIdle: 1}

@@ -2,7 +2,6 @@ package caddy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -163,20 +162,7 @@ func (p *provider) undo(ctx context.Context, changed []handlerRecord, cause erro
 	if len(stuck) > 0 {
 		notes = append(notes, "it may still be gone from handler "+strings.Join(stuck, ", ")+", so a rejoin must follow")
 	}
-	if len(notes) == 0 {
-		return cause
-	}
-	var e *lbclient.Error
-	if !errors.As(cause, &e) {
-		return fmt.Errorf("%w; %s", cause, strings.Join(notes, "; "))
-	}
-	told := *e
-	if told.Err != nil {
-		told.Err = fmt.Errorf("%w; %s", told.Err, strings.Join(notes, "; "))
-	} else {
-		told.Text += "; " + strings.Join(notes, "; ")
-	}
-	return &told
+	return lbclient.Noted(cause, notes...)
 }
 
 // DrainStatus implements [lbclient.Provider].

@@ -204,7 +204,7 @@ func (p *provider) change(ctx context.Context, op string, rec record, in bool) (
 	b, err := p.look(ctx, op)
 	if err != nil {
 		if refused != nil {
-			return nil, noted(refused, fmt.Sprintf("and what became of it could not be read (%v)", err))
+			return nil, lbclient.Noted(refused, fmt.Sprintf("and what became of it could not be read (%v)", err))
 		}
 		return nil, err
 	}
@@ -221,10 +221,10 @@ func (p *provider) undo(ctx context.Context, rec record, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	if _, err := p.change(ctx, p.op("undo the drain of"), rec, true); err != nil {
-		return noted(cause, fmt.Sprintf("it was removed already and could not be put back (%v), so a rejoin must follow", err))
+		return lbclient.Noted(cause, fmt.Sprintf("it was removed already and could not be put back (%v), so a rejoin must follow", err))
 	}
 	p.drain = drainClock{}
-	return noted(cause, "it was removed already and is being put back")
+	return lbclient.Noted(cause, "it was removed already and is being put back")
 }
 
 // DrainStatus implements [lbclient.Provider]. Its best answer is DrainBusy with

@@ -2,7 +2,6 @@ package digitalocean
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -305,19 +304,4 @@ func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 func (p *provider) Close() error {
 	p.http.CloseIdleConnections()
 	return nil
-}
-
-// noted adds to an error what became of what was begun.
-func noted(err error, note string) error {
-	var e *lbclient.Error
-	if note == "" || !errors.As(err, &e) {
-		return err
-	}
-	told := *e
-	if told.Err != nil {
-		told.Err = fmt.Errorf("%w; %s", told.Err, note)
-	} else {
-		told.Text += "; " + note
-	}
-	return &told
 }

@@ -32,7 +32,7 @@ func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 	member := b.has(rec.Droplet)
 	if !member && rec.Mode == ModeGate {
 		e := p.noMember(op, b, rec.Droplet)
-		return noted(e, "another hand has removed it, and it is not ours to put back")
+		return lbclient.Noted(e, "another hand has removed it, and it is not ours to put back")
 	}
 	// The list shows a removal late, so a member may be on its way out.
 	leaving := member && rec.Mode == ModeRemove && p.drain.droplet == rec.Droplet && p.drain.absent.IsZero() && p.pending(p.drain.asked)

@@ -2,7 +2,6 @@ package exec
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -132,17 +131,7 @@ func (p *provider) undo(ctx context.Context, rec record, cause error) error {
 	if err != nil {
 		note = fmt.Sprintf("it may still be drained (%v), so a rejoin must follow", err)
 	}
-	var e *lbclient.Error
-	if !errors.As(cause, &e) {
-		return fmt.Errorf("%w; %s", cause, note)
-	}
-	told := *e
-	if told.Err != nil {
-		told.Err = fmt.Errorf("%w; %s", told.Err, note)
-	} else {
-		told.Text += "; " + note
-	}
-	return &told
+	return lbclient.Noted(cause, note)
 }
 
 // DrainStatus implements [lbclient.Provider].

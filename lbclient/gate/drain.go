@@ -2,7 +2,6 @@ package gate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -114,17 +113,7 @@ func (p *provider) undo(ctx context.Context, st Status, cause error) error {
 	if err := p.open(ctx, p.op("open"), st); err != nil {
 		note = fmt.Sprintf("it may still be closed (%v), so a rejoin must follow", err)
 	}
-	var e *lbclient.Error
-	if !errors.As(cause, &e) {
-		return fmt.Errorf("%w; %s", cause, note)
-	}
-	told := *e
-	if told.Err != nil {
-		told.Err = fmt.Errorf("%w; %s", told.Err, note)
-	} else {
-		told.Text += "; " + note
-	}
-	return &told
+	return lbclient.Noted(cause, note)
 }
 
 // DrainStatus implements [lbclient.Provider]. It is never idle: what the app

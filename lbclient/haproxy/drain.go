@@ -2,7 +2,6 @@ package haproxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -145,20 +144,7 @@ func (p *provider) undo(ctx context.Context, drained []place, cause error) error
 	if len(stuck) > 0 {
 		notes = append(notes, "it may still be drained in "+strings.Join(stuck, ", ")+", so a rejoin must follow")
 	}
-	if len(notes) == 0 {
-		return cause
-	}
-	var e *lbclient.Error
-	if !errors.As(cause, &e) {
-		return fmt.Errorf("%w; %s", cause, sentence(notes))
-	}
-	told := *e
-	if told.Err != nil {
-		told.Err = fmt.Errorf("%w; %s", told.Err, sentence(notes))
-	} else {
-		told.Text += "; " + sentence(notes)
-	}
-	return &told
+	return lbclient.Noted(cause, notes...)
 }
 
 // undrain makes one place ready again if it is drained, leaving a maintenance

@@ -180,17 +180,7 @@ func (p *provider) undo(ctx context.Context, before *file, at instant, asked boo
 	if err := p.unmark(ctx, op, before, at, asked); err != nil {
 		note = fmt.Sprintf("and its line in %s may be marked down still (%v), so a rejoin must follow", before.path, err)
 	}
-	var e *lbclient.Error
-	if !errors.As(cause, &e) {
-		return fmt.Errorf("%w; %s", cause, note)
-	}
-	told := *e
-	if told.Err != nil {
-		told.Err = fmt.Errorf("%w; %s", told.Err, note)
-	} else {
-		told.Text += "; " + note
-	}
-	return &told
+	return lbclient.Noted(cause, note)
 }
 
 func (p *provider) unmark(ctx context.Context, op string, before *file, at instant, asked bool) error {
