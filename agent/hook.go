@@ -75,7 +75,7 @@ func (p *app) hook(ctx context.Context, target string, h activate.Hook) error {
 	if err == nil {
 		err = p.a.deps.Sandbox.Run(inner, job, out)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, sandbox.ErrLeave) { // the next agent goes on with it
 		fmt.Fprintf(out, "%v\n", err)
 	}
 	return err
