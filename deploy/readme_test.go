@@ -183,7 +183,11 @@ func TestUnits(t *testing.T) {
 		t.Skip("systemd-analyze is not installed")
 	}
 	dir := t.TempDir()
-	units, err := filepath.Glob("systemd/*.*")
+	// What is in their directories is verified with them.
+	if err := os.CopyFS(dir, os.DirFS("systemd")); err != nil {
+		t.Fatal(err)
+	}
+	units, err := filepath.Glob("systemd/*.*[^d]")
 	if err != nil || len(units) != 4 {
 		t.Fatalf("%v %v", units, err)
 	}
