@@ -10,45 +10,8 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/caddy"
 	"github.com/lockstep-deploy/lockstep/lbclient/caddy/caddytest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
-
-func snapshot(t *testing.T, p lbclient.Provider) lbclient.Restore {
-	t.Helper()
-	r, err := p.Snapshot(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-func drain(t *testing.T, p lbclient.Provider, r lbclient.Restore) {
-	t.Helper()
-	if err := p.BeginDrain(t.Context(), r, 1); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func drainStatus(t *testing.T, p lbclient.Provider, r lbclient.Restore) lbclient.DrainStatus {
-	t.Helper()
-	st, err := p.DrainStatus(t.Context(), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
-// wantError wants an error of the class whose message names all of words.
-func wantError(t *testing.T, err error, class lbclient.Class, words ...string) {
-	t.Helper()
-	if err == nil || lbclient.ClassOf(err) != class {
-		t.Fatalf("got error %v, want class %s", err, class)
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("the error does not say %q: %v", w, err)
-		}
-	}
-}
 
 func (w *world) wantList(handler, want string) {
 	w.t.Helper()
@@ -66,8 +29,8 @@ func TestPutBackAsItStood(t *testing.T) {
 	w.set("web", before)
 	api := w.list("api")
 	p := w.Provider(w.Names[1])
-	r := snapshot(t, p)
-	drain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	w.wantList("web", "["+entry(0, 5)+","+entry(2, 9)+"]")
 	for _, h := range []string{"web", "api"} {
 		for range 6 {
@@ -90,17 +53,17 @@ func TestPutBackAsItStood(t *testing.T) {
 func TestOneHandlerFails(t *testing.T) {
 	w := newWorld(t, 2, caddytest.Options{}, "web", "api")
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	web := w.list("web")
 	// Alone there, the target must stay, and so must it in the first.
 	w.set("api", fmt.Sprintf(`[{"dial":%q}]`, w.Names[0]))
-	wantError(t, p.BeginDrain(t.Context(), r, 0), lbclient.ClassUnsafe, "last upstream of handler api", "503")
+	lbtest.WantError(t, p.BeginDrain(t.Context(), r, 0), lbclient.ClassUnsafe, "last upstream of handler api", "503")
 	w.wantList("web", web)
 	w.set("api", web)
-	drain(t, p, r)
+	lbtest.Drain(t, p, r)
 	// Half a drain is none.
 	w.set("api", web)
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || !strings.Contains(st.Evidence, "api") {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || !strings.Contains(st.Evidence, "api") {
 		t.Errorf("%+v", st)
 	}
 }
@@ -109,13 +72,13 @@ func TestOneHandlerFails(t *testing.T) {
 func TestChangedInBetween(t *testing.T) {
 	w := newWorld(t, 3, caddytest.Options{}, "web")
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	other := fmt.Sprintf(`[{"dial":%q},{"dial":%q}]`, w.Names[0], w.Names[1])
 	w.beforeChange = func() { w.set("web", other) }
-	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassConflict, "another hand")
+	lbtest.WantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassConflict, "another hand")
 	w.wantList("web", other)
 	w.beforeChange = nil
-	drain(t, p, r)
+	lbtest.Drain(t, p, r)
 	w.wantList("web", fmt.Sprintf(`[{"dial":%q}]`, w.Names[1]))
 }
 
@@ -123,10 +86,10 @@ func TestChangedInBetween(t *testing.T) {
 func TestForgotten(t *testing.T) {
 	w := newWorld(t, 2, caddytest.Options{Parked: "parked"}, "web")
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
-	drain(t, p, r)
-	w.await("the drain is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
-	epoch := drainStatus(t, p, r).Epoch
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
+	w.await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
+	epoch := lbtest.DrainStatus(t, p, r).Epoch
 	w.lb.Kill()
 	_, err := p.DrainStatus(t.Context(), r)
 	if err == nil || !lbclient.ClassOf(err).Retryable() {
@@ -135,7 +98,7 @@ func TestForgotten(t *testing.T) {
 	if err := w.lb.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || st.Epoch == epoch {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || st.Epoch == epoch {
 		t.Errorf("%+v, want another epoch than %q", st, epoch)
 	}
 }
@@ -146,22 +109,22 @@ func TestCaddyThatForgetsRequests(t *testing.T) {
 		o.Parked = ""
 		w := newWorld(t, 2, o, "web") // whose configuration says nothing of the version
 		p := w.Provider(w.Names[0])
-		r := snapshot(t, p)
+		r := lbtest.Snapshot(t, p)
 		finish := w.Hold(w.Names[0])
-		drain(t, p, r)
+		lbtest.Drain(t, p, r)
 		want := int64(-1)
 		if counts {
 			want = 1 // as Caddy's build information tells
 		}
-		if st := drainStatus(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != want {
+		if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != want {
 			t.Errorf("with a request in flight: %+v, want busy with %d", st, want)
 		}
 		if err := finish(); err != nil {
 			t.Error(err)
 		}
 		if counts {
-			w.await("the drain is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
-		} else if st := drainStatus(t, p, r); st.Stage != lbclient.DrainBusy || !strings.Contains(st.Evidence, "parked") {
+			w.await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
+		} else if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainBusy || !strings.Contains(st.Evidence, "parked") {
 			t.Errorf("%+v, want busy for ever, and what to do", st)
 		}
 	})
@@ -176,8 +139,8 @@ func TestUnixSocket(t *testing.T) {
 		if err := p.Preflight(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		r := snapshot(t, p)
-		drain(t, p, r)
+		r := lbtest.Snapshot(t, p)
+		lbtest.Drain(t, p, r)
 		if err := p.BeginRejoin(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +179,7 @@ func TestPreflight(t *testing.T) {
 		c := w.config(w.Names[0])
 		class, words := f(&c)
 		t.Run(what, func(t *testing.T) {
-			wantError(t, provider(t, c).Preflight(t.Context()), class, words)
+			lbtest.WantError(t, provider(t, c).Preflight(t.Context()), class, words)
 		})
 	}
 	w.set("web", `[{"dial":"{env.APP}:80"},{"dial":"127.0.0.1:2"}]`)
@@ -254,21 +217,21 @@ func TestUnhealthy(t *testing.T) {
 		_, _ = w.get("web") // some of these fail
 		return phase(dead) == lbclient.PhaseUnhealthy
 	})
-	r := snapshot(t, p)
-	wantError(t, p.BeginDrain(t.Context(), r, 2), lbclient.ClassUnsafe, dead, "failures")
-	drain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.WantError(t, p.BeginDrain(t.Context(), r, 2), lbclient.ClassUnsafe, dead, "failures")
+	lbtest.Drain(t, p, r)
 }
 
 func TestStrangeAnswers(t *testing.T) {
 	w := newWorld(t, 2, caddytest.Options{}, "web")
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	before := w.list("web")
 	for mood, words := range map[string]string{broken: "502", cut: ""} {
 		mend := w.feign(mood)
-		wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassTransient, words)
+		lbtest.WantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassTransient, words)
 		_, err := p.DrainStatus(t.Context(), r)
-		wantError(t, err, lbclient.ClassTransient, words)
+		lbtest.WantError(t, err, lbclient.ClassTransient, words)
 		mend()
 	}
 	w.wantList("web", before)
@@ -276,7 +239,7 @@ func TestStrangeAnswers(t *testing.T) {
 	c.Timeout = 100 * time.Millisecond
 	defer w.feign(hang)()
 	_, err := provider(t, c).Observe(t.Context())
-	wantError(t, err, lbclient.ClassTransient, "100ms")
+	lbtest.WantError(t, err, lbclient.ClassTransient, "100ms")
 }
 
 func TestConfigIsChecked(t *testing.T) {
@@ -320,10 +283,10 @@ func TestConfigIsChecked(t *testing.T) {
 func TestRecordIsChecked(t *testing.T) {
 	w := newWorld(t, 2, caddytest.Options{}, "web")
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	for _, bad := range []string{":::bad", "10.0.0.9:80", "", "127.0.0.1:99999"} {
 		broken := r
 		broken.Data = json.RawMessage(strings.Replace(string(r.Data), `"dial":"`+w.Names[0], `"dial":"`+bad, 1))
-		wantError(t, p.BeginRejoin(t.Context(), broken), lbclient.ClassInvalid)
+		lbtest.WantError(t, p.BeginRejoin(t.Context(), broken), lbclient.ClassInvalid)
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/caddy/caddytest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 )
 
@@ -25,9 +26,9 @@ func TestRollingRestart(t *testing.T) {
 		visitors := traffic.Visit(w.lb.URL("web"), apps)
 		for _, name := range w.Names {
 			p := w.Provider(name)
-			r := snapshot(t, p)
+			r := lbtest.Snapshot(t, p)
 			w.await(name+" is drained", func() bool { return p.BeginDrain(t.Context(), r, 2) == nil })
-			w.await(name+" is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
+			w.await(name+" is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 			w.Apps[name].Restart(t, func() {})
 			w.await(name+" is back", func() bool { return p.BeginRejoin(t.Context(), r) == nil })
 			if st, err := p.RejoinStatus(t.Context(), r); err != nil || st.Stage != lbclient.RejoinServing {

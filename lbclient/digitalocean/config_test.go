@@ -11,13 +11,14 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean/digitaloceantest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
 
 func TestNotFound(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeRemove})
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func TestNames(t *testing.T) {
 		t.Errorf("w1 is not among %v (%v)", pool.Members, err)
 	}
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 1); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean/digitaloceantest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
 
 func wantClass(t *testing.T, what string, err error, want lbclient.Class) {
@@ -22,15 +23,6 @@ func wantClass(t *testing.T, what string, err error, want lbclient.Class) {
 	if err != nil && strings.Contains(err.Error(), "token-of-ours") {
 		t.Errorf("%s: the error holds the token: %v", what, err)
 	}
-}
-
-func snapshot(t *testing.T, p lbclient.Provider) lbclient.Restore {
-	t.Helper()
-	r, err := p.Snapshot(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
 }
 
 // changes are the changes of the balancer that the API was asked for.
@@ -49,7 +41,7 @@ func TestLockIsWaitedOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeRemove})
 	one, two := w.alone("w1"), w.alone("w2")
-	r1, r2 := snapshot(t, one), snapshot(t, two)
+	r1, r2 := lbtest.Snapshot(t, one), lbtest.Snapshot(t, two)
 	w.cloud.SetPace(20*second, 0)
 	wantClass(t, "a removal that is not made yet", one.BeginDrain(t.Context(), r1, 1), lbclient.ClassBusy)
 	err := two.BeginDrain(t.Context(), r2, 1)
@@ -66,7 +58,7 @@ func TestAcceptedAndMadeLater(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeRemove})
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	w.cloud.SetPace(12*second, second)
 	for range 3 {
 		wantClass(t, "a removal that is not made yet", p.BeginDrain(t.Context(), r, 1), lbclient.ClassBusy)
@@ -107,7 +99,7 @@ func TestAbandonedDrain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeRemove})
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	w.cloud.SetPace(8*second, 0)
 	wantClass(t, "a removal that is not made yet", p.BeginDrain(t.Context(), r, 1), lbclient.ClassBusy)
 	w.Await("it is put back", func() bool { return p.BeginRejoin(t.Context(), r) == nil })
@@ -124,7 +116,7 @@ func TestLostAndLate(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeRemove})
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	w.cloud.SetPace(8*second, 0)
 	w.cloud.Inject(digitaloceantest.Fault{Method: http.MethodDelete, Times: 1, Lose: true})
 	wantClass(t, "a removal whose answer was lost", p.BeginDrain(t.Context(), r, 1), lbclient.ClassAmbiguous)
@@ -141,7 +133,7 @@ func TestTag(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeRemove})
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	for _, name := range w.Targets() {
 		w.cloud.AddDroplet(digitaloceantest.Droplet{ID: w.ids[name], Name: name, Address: "127.10.0.1", Tags: []string{"web"}})
 	}
@@ -165,7 +157,7 @@ func TestOnlyItsOwnMembership(t *testing.T) {
 	if err := p.Preflight(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +193,7 @@ func TestTooFewAfterAll(t *testing.T) {
 		f := &fickle{fails: 3164445, from: 2}
 		w := newWorld(t, options{mode: digitalocean.ModeRemove, edit: func(c *digitalocean.Config) { c.Health = f }})
 		p := w.alone("w1")
-		r := snapshot(t, p)
+		r := lbtest.Snapshot(t, p)
 		w.cloud.SetPace(slow, 0)
 		var err error
 		w.Await("an answer", func() bool {

@@ -12,6 +12,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean/digitaloceantest"
 	"github.com/lockstep-deploy/lockstep/lbclient/gate"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
 
 // TestOurOwnGate takes a droplet of a tag through a turn with the real gate,
@@ -44,7 +45,7 @@ func TestOurOwnGate(t *testing.T) {
 	}
 	p := lbclient.Multi(w.alone("w1"), closer)
 	w.Await("the gate is polled", func() bool { return p.Preflight(t.Context()) == nil })
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 		t.Fatal(err)
 	}

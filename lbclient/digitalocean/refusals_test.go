@@ -10,13 +10,14 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean/digitaloceantest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
 
 func TestBusyIsNotDenied(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeRemove})
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	for _, c := range []struct {
 		answer *digitaloceantest.Answer
 		want   lbclient.Class
@@ -86,7 +87,7 @@ func TestRateLimits(t *testing.T) {
 	}
 	w.edit = func(c *digitalocean.Config) { c.Token = "token-of-ours" }
 	p = w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	w.cloud.Inject(digitaloceantest.Fault{Method: http.MethodDelete, Times: 1, Answer: limited(nil)})
 	if err := p.BeginDrain(t.Context(), r, 1); err != nil {
 		t.Errorf("a removal that was surely not carried out is not tried again: %v", err)
@@ -97,7 +98,7 @@ func TestReadOnlyToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeRemove, Options: digitaloceantest.Options{ReadOnly: "token-of-ours"}})
 	full := w.alone("w1")
-	r := snapshot(t, full)
+	r := lbtest.Snapshot(t, full)
 	w.edit = func(c *digitalocean.Config) { c.Token = "token-of-ours" }
 	p := w.alone("w1")
 	err := p.Preflight(t.Context())
@@ -127,7 +128,7 @@ func TestStrangeAnswers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeRemove})
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	whole := func(edit string) string {
 		return `{"load_balancer":{"id":"` + w.lb + `","status":"active","droplet_ids":[3164444,3164445],"forwarding_rules":[],` + edit +
 			`"health_check":{"protocol":"http","port":8080,"path":"/healthz","check_interval_seconds":1,"response_timeout_seconds":1,"healthy_threshold":2,"unhealthy_threshold":2}}}`

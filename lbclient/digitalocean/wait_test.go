@@ -9,6 +9,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean"
 	"github.com/lockstep-deploy/lockstep/lbclient/digitalocean/digitaloceantest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
 
 func TestGateIsBelievedOnlyOnceNoticed(t *testing.T) {
@@ -18,7 +19,7 @@ func TestGateIsBelievedOnlyOnceNoticed(t *testing.T) {
 	if err := p.Preflight(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +65,7 @@ func TestGateClosedFirst(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeGate})
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	w.gates["w1"].closed.Store(true)
 	w.Front.SetHealthy("w2", false)
 	wantClass(t, "BeginDrain with too few others", p.BeginDrain(t.Context(), r, 2), lbclient.ClassUnsafe)
@@ -91,7 +92,7 @@ func TestNothingToSee(t *testing.T) {
 			t.Errorf("%s is %s though nothing can be seen of it", m.Name, m.Phase)
 		}
 	}
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	wantClass(t, "BeginDrain", p.BeginDrain(t.Context(), r, 1), lbclient.ClassUnsafe)
 	if err := p.BeginDrain(t.Context(), r, 0); err != nil {
 		t.Errorf("a drain for which nobody needs to serve: %v", err)
@@ -111,7 +112,7 @@ func TestChecksThatNoGateCanFail(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{mode: digitalocean.ModeGate})
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	w.cloud.Change(w.lb, func(b *digitaloceantest.Balancer) { b.Check.Protocol = "tcp" })
 	wantClass(t, "Preflight of a tcp check", p.Preflight(t.Context()), lbclient.ClassUnsupported)
 	wantClass(t, "BeginDrain with a tcp check", p.BeginDrain(t.Context(), r, 1), lbclient.ClassUnsupported)

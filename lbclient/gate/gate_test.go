@@ -14,42 +14,25 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/gate"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
-
-func snapshot(t *testing.T, p lbclient.Provider) lbclient.Restore {
-	t.Helper()
-	r, err := p.Snapshot(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-func stage(t *testing.T, p lbclient.Provider, r lbclient.Restore) lbclient.DrainStatus {
-	t.Helper()
-	st, err := p.DrainStatus(t.Context(), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
 
 func TestInFlight(t *testing.T) {
 	w := newWorld(t, nil)
 	finish := w.Hold("w1")
 	p := w.Provider("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 		t.Fatal(err)
 	}
-	w.Await("HAProxy sends nothing new", func() bool { return stage(t, p, r).Stage == lbclient.DrainBusy })
+	w.Await("HAProxy sends nothing new", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainBusy })
 	if got := w.status("w1"); got != "DOWN" {
 		t.Errorf("the gate concludes that nothing new comes while HAProxy says %s", got)
 	}
 	// Silent for longer than the quiet window, the request is still seen.
 	until := time.Now().Add(300 * time.Millisecond)
 	w.Await("the request is seen for a while", func() bool {
-		if st := stage(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != 1 {
+		if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != 1 {
 			t.Fatalf("with a request in flight: %+v", st)
 		}
 		return time.Now().After(until)
@@ -57,7 +40,7 @@ func TestInFlight(t *testing.T) {
 	if err := finish(); err != nil {
 		t.Errorf("the request in flight did not survive: %v", err)
 	}
-	w.Await("the drain is idle", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+	w.Await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 }
 
 // alone is a gate that nobody polls, with its provider.
@@ -112,7 +95,7 @@ func TestAnswers(t *testing.T) {
 	want("the app is not healthy", http.StatusTeapot)
 	app = nil
 	want("the app is healthy again", http.StatusOK)
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 3); err != nil {
 		t.Fatal(err)
 	}
@@ -137,13 +120,13 @@ func TestAClosedGateLeavesItsAppAlone(t *testing.T) {
 	g, p := alone(t, func(context.Context) error { asked++; return nil }, func(o *gate.Options, _ *gate.Config) {
 		o.Check.Interval = time.Nanosecond // ask the app each time
 	})
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 0); err != nil {
 		t.Fatal(err)
 	}
 	asked = 0
 	poll(g, "10.0.0.1")
-	stage(t, p, r)
+	lbtest.DrainStatus(t, p, r)
 	if _, err := p.Observe(t.Context()); err != nil || asked != 0 {
 		t.Errorf("the app was asked %d times, %v", asked, err)
 	}
@@ -186,7 +169,7 @@ func (gone) Status(ctx context.Context) (gate.Status, error) {
 func TestUnreadableState(t *testing.T) {
 	var file string
 	g, p := alone(t, nil, func(o *gate.Options, _ *gate.Config) { file = o.File })
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	for what, text := range map[string]string{
 		"empty": "", "cut off": `{"version":1,"ser`, "of another target": `{"version":1,"server":"w2","drained":false,"at":"2026-01-02T03:04:05Z"}`,
 		"newer": `{"version":2,"server":"w1"}`, "with more": `{"version":1,"server":"w1"} {}`,
@@ -197,7 +180,7 @@ func TestUnreadableState(t *testing.T) {
 		if got := poll(g, "10.0.0.1"); got != gate.DefaultRefusal {
 			t.Errorf("a file %s: answered %d", what, got)
 		}
-		if st := stage(t, p, r); st.Stage != lbclient.DrainNotAsked {
+		if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked {
 			t.Errorf("a file %s: %+v, want that the drain is asked for again", what, st)
 		}
 		if _, err := p.Snapshot(t.Context()); lbclient.ClassOf(err) != lbclient.ClassUnsafe {
@@ -226,7 +209,7 @@ func TestUnreadableState(t *testing.T) {
 func TestPassingFault(t *testing.T) {
 	var file string
 	g, p := alone(t, nil, func(o *gate.Options, _ *gate.Config) { file = o.File })
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +248,7 @@ func TestNobodyPolls(t *testing.T) {
 	if err := p.Preflight(t.Context()); err == nil || lbclient.ClassOf(err) != lbclient.ClassTransient {
 		t.Errorf("just started: Preflight gives %v", err)
 	}
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if r.WasServing {
 		t.Error("a target whose gate nobody polls is said to serve")
 	}
@@ -281,7 +264,7 @@ func TestNobodyPolls(t *testing.T) {
 	if err := p.BeginDrain(t.Context(), r, 0); err != nil {
 		t.Fatal(err)
 	}
-	if st := stage(t, p, r); st.Stage != lbclient.DrainAccepted || !strings.Contains(st.Evidence, "0 addresses poll the gate, want 1") {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainAccepted || !strings.Contains(st.Evidence, "0 addresses poll the gate, want 1") {
 		t.Errorf("with nobody polling: %+v", st)
 	}
 	if err := p.BeginRejoin(t.Context(), r); err != nil {

@@ -19,18 +19,18 @@ import (
 func TestRestartWhileDrained(t *testing.T) {
 	w := newWorld(t, nil)
 	p := w.Provider("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 		t.Fatal(err)
 	}
-	w.Await("the drain is idle", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
-	before := stage(t, p, r).Epoch
+	w.Await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
+	before := lbtest.DrainStatus(t, p, r).Epoch
 	w.nodes["w1"].reopen(t)
-	st := stage(t, p, r)
+	st := lbtest.DrainStatus(t, p, r)
 	if st.Stage == lbclient.DrainIdle || st.Stage == lbclient.DrainNotAsked || st.Epoch == before {
 		t.Errorf("a gate that has only just started says %+v, want that the drain is held, not idle, and another epoch than %s", st, before)
 	}
-	w.Await("the drain is idle again", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+	w.Await("the drain is idle again", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 	if got := w.status("w1"); got != "DOWN" {
 		t.Errorf("HAProxy says %s of a drained target after the gate's restart", got)
 	}
@@ -41,7 +41,7 @@ func TestRestartWhileDrained(t *testing.T) {
 func TestRestartAwaitsWhoPolledBefore(t *testing.T) {
 	var o gate.Options
 	g, p := alone(t, nil, func(opts *gate.Options, _ *gate.Config) { o = *opts })
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	for _, from := range []string{"10.0.0.1", "10.0.0.2"} {
 		poll(g, from)
 	}
@@ -141,11 +141,11 @@ func TestRestartWhileServing(t *testing.T) {
 func TestSoftStop(t *testing.T) {
 	w := newWorld(t, func(o *gate.Options) { o.Refusal = http.StatusNotFound }, "http-check disable-on-404")
 	p := w.Provider("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 		t.Fatal(err)
 	}
-	w.Await("the drain is idle", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+	w.Await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 	if got := w.status("w1"); got != "NOLB" {
 		t.Errorf("HAProxy says %s, want NOLB", got)
 	}
@@ -157,18 +157,18 @@ func TestSoftStop(t *testing.T) {
 func TestReloadIsNoticed(t *testing.T) {
 	w := newWorld(t, nil)
 	p := w.Provider("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 		t.Fatal(err)
 	}
-	w.Await("the drain is idle", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+	w.Await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 	c, err := net.Dial("tcp", w.Apps["w1"].Address) // what the new process would do
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if st := stage(t, p, r); st.Stage != lbclient.DrainAccepted || !strings.Contains(st.Evidence, c.LocalAddr().String()) {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainAccepted || !strings.Contains(st.Evidence, c.LocalAddr().String()) {
 		t.Errorf("a new connection to a drained target: %+v", st)
 	}
-	w.Await("the drain is idle again", func() bool { return stage(t, p, r).Stage == lbclient.DrainIdle })
+	w.Await("the drain is idle again", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 }

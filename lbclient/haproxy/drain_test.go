@@ -9,45 +9,8 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy/haproxytest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
-
-func snapshot(t *testing.T, p lbclient.Provider) lbclient.Restore {
-	t.Helper()
-	r, err := p.Snapshot(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-func mustDrain(t *testing.T, p lbclient.Provider, r lbclient.Restore) {
-	t.Helper()
-	if err := p.BeginDrain(t.Context(), r, 1); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func drainStatus(t *testing.T, p lbclient.Provider, r lbclient.Restore) lbclient.DrainStatus {
-	t.Helper()
-	st, err := p.DrainStatus(t.Context(), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
-// wantError wants an error of the class whose message names all of words.
-func wantError(t *testing.T, err error, class lbclient.Class, words ...string) {
-	t.Helper()
-	if err == nil || lbclient.ClassOf(err) != class {
-		t.Fatalf("got error %v, want class %s", err, class)
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("the error does not say %q: %v", w, err)
-		}
-	}
-}
 
 func (w *world) wantAdmin(backend, server, want string) {
 	w.t.Helper()
@@ -61,9 +24,9 @@ const ready, drained = "0", "8"
 func TestEveryBackendIsDrained(t *testing.T) {
 	w := newWorld(t, 2, haproxytest.Options{}, "web", "api")
 	p := w.Provider("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	finish := w.Hold("w1")
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 	w.wantAdmin("web", "w1", drained)
 	w.wantAdmin("api", "w1", drained)
 	for _, b := range []string{"web", "api"} {
@@ -75,11 +38,11 @@ func TestEveryBackendIsDrained(t *testing.T) {
 	}
 	// Half a drain is none.
 	w.command("set server api/w1 state ready")
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || !strings.Contains(st.Evidence, "api/w1") {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || !strings.Contains(st.Evidence, "api/w1") {
 		t.Errorf("with one backend ready again: %+v", st)
 	}
-	mustDrain(t, p, r)
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != 1 {
+	lbtest.Drain(t, p, r)
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != 1 {
 		t.Errorf("with a request in one backend: %+v", st)
 	}
 	if err := finish(); err != nil {
@@ -103,9 +66,9 @@ func TestLastInOneBackendIsLastEnough(t *testing.T) {
 	c := w.config("w1")
 	c.Endpoints = []string{m.endpoint}
 	p := provider(t, c)
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	w.command("set server api/w2 state drain")
-	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassUnsafe, "backend api", m.endpoint, "w2 is DRAIN")
+	lbtest.WantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassUnsafe, "backend api", m.endpoint, "w2 is DRAIN")
 	w.wantAdmin("web", "w1", ready)
 	w.wantAdmin("api", "w1", ready)
 }
@@ -116,26 +79,26 @@ func TestOneOfTwoInstancesDown(t *testing.T) {
 	c := w.config("w1")
 	c.Endpoints = []string{v.lb.Endpoint(), w.lb.Endpoint()}
 	p := provider(t, c)
-	r := snapshot(t, p)
-	mustDrain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	v.wantAdmin("web", "w1", drained)
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainIdle {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainIdle {
 		t.Errorf("%+v", st)
 	}
 	gone := v.lb.Endpoint()
 	v.lb.Stop()
 
 	_, err := p.DrainStatus(t.Context(), r)
-	wantError(t, err, lbclient.ClassTransient, gone)
+	lbtest.WantError(t, err, lbclient.ClassTransient, gone)
 	_, err = p.Observe(t.Context())
-	wantError(t, err, lbclient.ClassTransient, gone)
+	lbtest.WantError(t, err, lbclient.ClassTransient, gone)
 	// The instance that is there gets the target back all the same.
-	wantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassTransient, gone)
+	lbtest.WantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassTransient, gone)
 	w.wantAdmin("web", "w1", ready)
 	_, err = p.RejoinStatus(t.Context(), r)
-	wantError(t, err, lbclient.ClassTransient, gone)
+	lbtest.WantError(t, err, lbclient.ClassTransient, gone)
 	// And nothing is begun while one is missing.
-	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassTransient, gone)
+	lbtest.WantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassTransient, gone)
 	w.wantAdmin("web", "w1", ready)
 }
 
@@ -145,10 +108,10 @@ func TestDrainIsUndoneWhenAnotherInstanceRefuses(t *testing.T) {
 	c := w.config("w1")
 	c.Endpoints = append(c.Endpoints, v.lb.Endpoint())
 	p := provider(t, c)
-	wantError(t, p.Preflight(t.Context()), lbclient.ClassDenied, v.lb.Endpoint(), "level admin")
-	r := snapshot(t, p)
+	lbtest.WantError(t, p.Preflight(t.Context()), lbclient.ClassDenied, v.lb.Endpoint(), "level admin")
+	r := lbtest.Snapshot(t, p)
 	w.command("set server api/w1 state drain") // an earlier call of ours, say
-	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassDenied,
+	lbtest.WantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassDenied,
 		v.lb.Endpoint(), "undone in web/w1 at "+w.lb.Endpoint())
 	w.wantAdmin("web", "w1", ready)
 	w.wantAdmin("api", "w1", drained)
@@ -167,7 +130,7 @@ func TestDrainIsUndoneWhenCancelledHalfway(t *testing.T) {
 	c := w.config("w1")
 	c.Endpoints = append(c.Endpoints, m.endpoint)
 	p := provider(t, c)
-	wantError(t, p.BeginDrain(ctx, snapshot(t, p), 1), lbclient.ClassTransient, "undone in web/w1")
+	lbtest.WantError(t, p.BeginDrain(ctx, lbtest.Snapshot(t, p), 1), lbclient.ClassTransient, "undone in web/w1")
 	w.wantAdmin("web", "w1", ready)
 	v.wantAdmin("web", "w1", ready)
 }
@@ -184,8 +147,8 @@ func TestReadingBackDecides(t *testing.T) {
 		c := w.config("w1")
 		c.Endpoints = []string{m.endpoint}
 		p := provider(t, c)
-		r := snapshot(t, p)
-		mustDrain(t, p, r)
+		r := lbtest.Snapshot(t, p)
+		lbtest.Drain(t, p, r)
 		w.wantAdmin("web", "w1", drained)
 		if err := p.BeginRejoin(t.Context(), r); err != nil {
 			t.Error(err)
@@ -202,10 +165,10 @@ func TestReadingBackDecides(t *testing.T) {
 		c := w.config("w1")
 		c.Endpoints = []string{m.endpoint}
 		p := provider(t, c)
-		r := snapshot(t, p)
-		wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassConflict, "told to drain but is ready")
+		r := lbtest.Snapshot(t, p)
+		lbtest.WantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassConflict, "told to drain but is ready")
 		w.command("set server web/w1 state drain")
-		wantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassConflict, "told to be ready")
+		lbtest.WantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassConflict, "told to be ready")
 		w.command("set server web/w1 state ready")
 	})
 	t.Run("answered by a process on its way out", func(t *testing.T) {
@@ -215,7 +178,7 @@ func TestReadingBackDecides(t *testing.T) {
 		c := w.config("w1")
 		c.Endpoints = []string{m.endpoint}
 		_, err := provider(t, c).Observe(t.Context())
-		wantError(t, err, lbclient.ClassTransient, "is stopping")
+		lbtest.WantError(t, err, lbclient.ClassTransient, "is stopping")
 	})
 	t.Run("cut off", func(t *testing.T) {
 		m := newMeddler(t, w.lb, func(_ string, ask func() []byte) []byte {
@@ -225,7 +188,7 @@ func TestReadingBackDecides(t *testing.T) {
 		c := w.config("w1")
 		c.Endpoints = []string{m.endpoint}
 		_, err := provider(t, c).Observe(t.Context())
-		wantError(t, err, lbclient.ClassTransient, "cut off")
+		lbtest.WantError(t, err, lbclient.ClassTransient, "cut off")
 	})
 }
 
@@ -237,7 +200,7 @@ func TestHangingSocketMeetsTheDeadline(t *testing.T) {
 	p := provider(t, c)
 	begun := time.Now()
 	_, err := p.Snapshot(t.Context())
-	wantError(t, err, lbclient.ClassTransient, c.Endpoints[1], "100ms")
+	lbtest.WantError(t, err, lbclient.ClassTransient, c.Endpoints[1], "100ms")
 	if took := time.Since(begun); took > 5*time.Second {
 		t.Errorf("it took %s", took)
 	}
@@ -251,13 +214,13 @@ func TestTCPEndpoint(t *testing.T) {
 	if err := p.Preflight(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	r := snapshot(t, p)
-	mustDrain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	w.wantAdmin("web", "w1", drained)
 	if err := w.lb.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || !strings.Contains(st.Evidence, "cannot be seen") {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || !strings.Contains(st.Evidence, "cannot be seen") {
 		t.Errorf("after a reload on what may be another machine: %+v", st)
 	}
 }
@@ -267,26 +230,26 @@ func TestTCPEndpoint(t *testing.T) {
 func TestReloadInMidDrain(t *testing.T) {
 	w := newWorld(t, 2, haproxytest.Options{}, "web")
 	p := w.Provider("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	finish := w.Hold("w1")
-	mustDrain(t, p, r)
-	before := drainStatus(t, p, r)
+	lbtest.Drain(t, p, r)
+	before := lbtest.DrainStatus(t, p, r)
 	if err := w.lb.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	st := drainStatus(t, p, r)
+	st := lbtest.DrainStatus(t, p, r)
 	if st.Stage != lbclient.DrainNotAsked || st.Epoch == before.Epoch || !strings.Contains(st.Evidence, "reloaded") {
 		t.Fatalf("after the reload: %+v", st)
 	}
 	w.await("the drain is held again", func() bool { return p.BeginDrain(t.Context(), r, 1) == nil })
-	st = drainStatus(t, p, r)
+	st = lbtest.DrainStatus(t, p, r)
 	if st.Stage != lbclient.DrainBusy || st.InFlight != -1 || !strings.Contains(st.Evidence, "former process") {
 		t.Errorf("while the former process has a request: %+v", st)
 	}
 	if err := finish(); err != nil {
 		t.Errorf("the request in flight: %v", err)
 	}
-	w.await("the drain is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
+	w.await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 	w.await("the former process has ended", func() bool { return w.lb.Former() == 0 })
 }
 
@@ -301,18 +264,18 @@ func TestReloadBeforeTheDrain(t *testing.T) {
 		}
 	}
 	p := w.Provider("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	w.await("the drain is held", func() bool { return p.BeginDrain(t.Context(), r, 1) == nil })
 	w.await("only one former process is left", func() bool { return w.lb.Former() == 1 })
 	// The one in the middle has ended, and with it the chain; what remains is
 	// what the newest one says that it replaced.
-	if st := drainStatus(t, p, r); st.Stage == lbclient.DrainNotAsked {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage == lbclient.DrainNotAsked {
 		t.Errorf("%+v", st)
 	}
 	if err := finish(); err != nil {
 		t.Error(err)
 	}
-	w.await("the drain is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
+	w.await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 }
 
 // TestTwoAgentsAtOnce drains both members of a pool at the same time. Whoever
@@ -322,7 +285,7 @@ func TestTwoAgentsAtOnce(t *testing.T) {
 	for range 15 {
 		var wg sync.WaitGroup
 		providers := []lbclient.Provider{w.Provider("w1"), w.Provider("w2")}
-		restores := []lbclient.Restore{snapshot(t, providers[0]), snapshot(t, providers[1])}
+		restores := []lbclient.Restore{lbtest.Snapshot(t, providers[0]), lbtest.Snapshot(t, providers[1])}
 		errs := make([]error, 2)
 		for i := range providers {
 			wg.Go(func() { errs[i] = providers[i].BeginDrain(t.Context(), restores[i], 1) })
@@ -331,7 +294,7 @@ func TestTwoAgentsAtOnce(t *testing.T) {
 		out := 0
 		for i, err := range errs {
 			if err != nil {
-				wantError(t, err, lbclient.ClassUnsafe)
+				lbtest.WantError(t, err, lbclient.ClassUnsafe)
 			} else {
 				out++
 			}
@@ -348,10 +311,10 @@ func TestTwoAgentsAtOnce(t *testing.T) {
 func TestNotFoundNamesWhatExists(t *testing.T) {
 	w := newWorld(t, 2, haproxytest.Options{}, "web", "api")
 	c := w.config("w9")
-	wantError(t, provider(t, c).Preflight(t.Context()), lbclient.ClassNotFound, "no server w9", "w1, w2", "backend web")
+	lbtest.WantError(t, provider(t, c).Preflight(t.Context()), lbclient.ClassNotFound, "no server w9", "w1, w2", "backend web")
 	c.Server, c.Backends = "w1", []string{"web", "wbe"}
-	wantError(t, provider(t, c).Preflight(t.Context()), lbclient.ClassNotFound, "no backend wbe", "api, web")
+	lbtest.WantError(t, provider(t, c).Preflight(t.Context()), lbclient.ClassNotFound, "no backend wbe", "api, web")
 	c.Backends = []string{"web"}
 	c.Endpoints = []string{"unix:///nonexistent/admin.sock"}
-	wantError(t, provider(t, c).Preflight(t.Context()), lbclient.ClassTransient, "/nonexistent/admin.sock", "stats socket")
+	lbtest.WantError(t, provider(t, c).Preflight(t.Context()), lbclient.ClassTransient, "/nonexistent/admin.sock", "stats socket")
 }

@@ -78,10 +78,10 @@ func TestForce(t *testing.T) {
 	if caps := lbclient.CapsOf(p); !caps.Health || !caps.InFlight || caps.Disturbs != "" {
 		t.Errorf("it says of itself %+v", caps)
 	}
-	r := snapshot(t, p)
-	wantError(t, p.(lbclient.Forcer).ForceIdle(t.Context(), r), lbclient.ClassConflict, "the drain must come first")
+	r := lbtest.Snapshot(t, p)
+	lbtest.WantError(t, p.(lbclient.Forcer).ForceIdle(t.Context(), r), lbclient.ClassConflict, "the drain must come first")
 	finish := w.Hold("w1")
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 	if who := w.visit(); who != "w1" {
 		t.Fatalf("a visitor who sticks to w1 came to %q in the drain", who)
 	}
@@ -89,14 +89,14 @@ func TestForce(t *testing.T) {
 	if who := w.visit(); who != "w2" {
 		t.Errorf("a visitor who sticks to w1 came to %q after the force", who)
 	}
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != 1 || !strings.Contains(st.Evidence, "by force") {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != 1 || !strings.Contains(st.Evidence, "by force") {
 		t.Errorf("with a request in flight: %+v", st)
 	}
 	// The agent is started again.
 	p = w.Provider("w1")
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 	force(t, p, r)
-	w.await("what was in flight is gone", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
+	w.await("what was in flight is gone", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 	if err := finish(); err == nil {
 		t.Error("the request in flight ended well, want it cut off")
 	}
@@ -119,11 +119,11 @@ func TestForce(t *testing.T) {
 func TestNobodyIsSentBackBeforeTheFirstCheck(t *testing.T) {
 	w := stickyWorld(t)
 	p := w.Provider("w1")
-	r := snapshot(t, p)
-	mustDrain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	force(t, p, r)
 	w.SetHealthy("w1", false)
-	wantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassBusy, "until HAProxy has checked it once")
+	lbtest.WantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassBusy, "until HAProxy has checked it once")
 	w.wantAdmin("web", "w1", drained)
 	w.rejoin(p, r)
 	if s := w.show("web", "w1"); !strings.HasPrefix(s["status"], "DOWN") {
@@ -140,13 +140,13 @@ func TestNobodyIsSentBackBeforeTheFirstCheck(t *testing.T) {
 func TestForeignMaintenanceIsNoForce(t *testing.T) {
 	w := stickyWorld(t)
 	p := w.Provider("w1")
-	r := snapshot(t, p)
-	mustDrain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	w.command("set server web/w1 state maint")
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked {
 		t.Errorf("%+v", st)
 	}
-	wantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassUnsafe, "another hand holds it out")
+	lbtest.WantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassUnsafe, "another hand holds it out")
 	w.wantAdmin("web", "w1", "1")
 }
 
@@ -199,7 +199,7 @@ func TestAnUnreachableStandbyThatIsAllowed(t *testing.T) {
 	c.Endpoints = []string{w.lb.Endpoint(), "tcp://" + standby}
 	strict := provider(t, c)
 	_, err := strict.Snapshot(t.Context())
-	wantError(t, err, lbclient.ClassTransient, standby, "nobody listens there")
+	lbtest.WantError(t, err, lbclient.ClassTransient, standby, "nobody listens there")
 
 	c.AllowUnreachable = 1
 	p := provider(t, c)
@@ -210,19 +210,19 @@ func TestAnUnreachableStandbyThatIsAllowed(t *testing.T) {
 	if err != nil || len(pool.Members) != 2 || !strings.Contains(pool.Members[0].Detail, "nobody answers at tcp://"+standby) {
 		t.Errorf("Observe: %+v, %v", pool, err)
 	}
-	r := snapshot(t, p)
-	mustDrain(t, p, r)
-	st := drainStatus(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
+	st := lbtest.DrainStatus(t, p, r)
 	if st.Stage != lbclient.DrainIdle || !strings.Contains(st.Evidence, "nobody answers at tcp://"+standby) {
 		t.Errorf("%+v", st)
 	}
 	before := st.Epoch
 
 	forward(t, standby, strings.TrimPrefix(v.lb.Endpoint(), "unix://"))
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || st.Epoch == before {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || st.Epoch == before {
 		t.Errorf("with the standby back: %+v", st)
 	}
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 	v.wantAdmin("web", "w1", drained)
 	force(t, p, r)
 	p = provider(t, c)
@@ -252,7 +252,7 @@ func TestASilentInstanceIsNotExcused(t *testing.T) {
 	c.Endpoints = append(slices.Clone(c.Endpoints), "tcp://"+silent.Addr().String())
 	c.AllowUnreachable, c.SocketTimeout = 1, 200*time.Millisecond
 	_, err = provider(t, c).Snapshot(t.Context())
-	wantError(t, err, lbclient.ClassTransient, silent.Addr().String())
+	lbtest.WantError(t, err, lbclient.ClassTransient, silent.Addr().String())
 }
 
 // A standby that dies in mid-turn keeps the target neither out nor from coming back.
@@ -262,11 +262,11 @@ func TestAStandbyThatDiesInMidTurn(t *testing.T) {
 	c := w.config("w1")
 	c.Endpoints, c.AllowUnreachable = []string{v.lb.Endpoint(), w.lb.Endpoint()}, 1
 	p := provider(t, c)
-	r := snapshot(t, p)
-	mustDrain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	gone := v.lb.Endpoint()
 	v.lb.Stop()
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainIdle || !strings.Contains(st.Evidence, gone) {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainIdle || !strings.Contains(st.Evidence, gone) {
 		t.Errorf("%+v", st)
 	}
 	if err := p.BeginRejoin(t.Context(), r); err != nil {

@@ -131,11 +131,11 @@ func TestFailoverInMidDrain(t *testing.T) {
 	c := w.config("w1")
 	c.Endpoints = []string{way.endpoint, standby.lb.Endpoint()}
 	p := provider(t, c)
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 		t.Fatal(err)
 	}
-	before := drainStatus(t, p, r)
+	before := lbtest.DrainStatus(t, p, r)
 	if before.Stage != lbclient.DrainIdle {
 		t.Errorf("before the failover: %+v", before)
 	}
@@ -149,11 +149,11 @@ func TestFailoverInMidDrain(t *testing.T) {
 	}
 	// It may come back and take over at any time, so the target is not drained.
 	_, err := p.DrainStatus(t.Context(), r)
-	wantError(t, err, lbclient.ClassTransient, way.endpoint)
+	lbtest.WantError(t, err, lbclient.ClassTransient, way.endpoint)
 
 	w.start(haproxytest.Options{})
 	active.Store(w.lb)
-	st := drainStatus(t, p, r)
+	st := lbtest.DrainStatus(t, p, r)
 	if st.Stage != lbclient.DrainNotAsked || st.Epoch == before.Epoch || !strings.Contains(st.Evidence, way.endpoint) {
 		t.Errorf("with a new instance that knows of nothing: %+v", st)
 	}
@@ -196,8 +196,8 @@ func TestStickyVisitors(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := w.Provider(target)
-	r := snapshot(t, p)
-	mustDrain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	done := make(chan error, 1)
 	go func() {
 		_, err := get("/hold?for=" + target)
@@ -208,7 +208,7 @@ func TestStickyVisitors(t *testing.T) {
 	case err := <-done:
 		t.Fatalf("the request of the visitor who sticks went elsewhere, error %v", err)
 	}
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != 1 {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != 1 {
 		t.Errorf("with a request of a visitor who sticks: %+v", st)
 	}
 	for range 6 {
@@ -220,5 +220,5 @@ func TestStickyVisitors(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	w.await("the drain is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
+	w.await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 }

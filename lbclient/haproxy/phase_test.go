@@ -120,10 +120,10 @@ func TestBackupsDoNotCount(t *testing.T) {
 	}}}})
 	c := haproxy.Config{Name: "front", Endpoints: []string{w.lb.Endpoint()}, Backends: []string{"web"}, Server: "w1"}
 	p := provider(t, c)
-	wantError(t, p.BeginDrain(t.Context(), snapshot(t, p), 1), lbclient.ClassUnsafe, "sorry is no check, backup")
+	lbtest.WantError(t, p.BeginDrain(t.Context(), lbtest.Snapshot(t, p), 1), lbclient.ClassUnsafe, "sorry is no check, backup")
 	c.Server = "sorry"
 	p = provider(t, c)
-	mustDrain(t, p, snapshot(t, p))
+	lbtest.Drain(t, p, lbtest.Snapshot(t, p))
 }
 
 // TestDrainedIsNotReadFromTheStatus: HAProxy shows DOWN for a drained server
@@ -131,22 +131,22 @@ func TestBackupsDoNotCount(t *testing.T) {
 func TestDrainedIsNotReadFromTheStatus(t *testing.T) {
 	w := newWorld(t, 2, haproxytest.Options{}, "web")
 	p := w.Provider("w1")
-	r := snapshot(t, p)
-	mustDrain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	w.SetHealthy("w1", false)
 	w.await("HAProxy shows DOWN", func() bool { return w.show("web", "w1")["status"] == "DOWN" })
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainIdle {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainIdle {
 		t.Errorf("while HAProxy shows DOWN: %+v", st)
 	}
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 }
 
 func TestAnotherHandsWeightIsPutBack(t *testing.T) {
 	w := newWorld(t, 2, haproxytest.Options{}, "web")
 	w.command("set server web/w1 weight 40")
 	p := w.Provider("w1")
-	r := snapshot(t, p)
-	mustDrain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	w.command("set server web/w1 weight 7")
 	if err := p.BeginRejoin(t.Context(), r); err != nil {
 		t.Fatal(err)
@@ -155,7 +155,7 @@ func TestAnotherHandsWeightIsPutBack(t *testing.T) {
 		t.Errorf("state %s, weight %s; want ready with 40", admin, weight)
 	}
 	// A reload forgets it too.
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 	if err := w.lb.Reload(); err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestOutByAnotherHand(t *testing.T) {
 			p := w.Provider("w1")
 			w.command(c.command)
 			_, err := p.Snapshot(t.Context())
-			wantError(t, err, lbclient.ClassUnsafe, c.says, "another hand", w.lb.Endpoint())
+			lbtest.WantError(t, err, lbclient.ClassUnsafe, c.says, "another hand", w.lb.Endpoint())
 			if !c.keeps(w.state("web", "w1")) {
 				t.Error("its work was undone")
 			}
@@ -194,14 +194,14 @@ func TestOutByAnotherHand(t *testing.T) {
 func TestMaintenanceInMidDrain(t *testing.T) {
 	w := newWorld(t, 2, haproxytest.Options{}, "web", "api")
 	p := w.Provider("w1")
-	r := snapshot(t, p)
-	mustDrain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	w.command("set server api/w1 state maint")
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || !strings.Contains(st.Evidence, "maintenance") {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked || !strings.Contains(st.Evidence, "maintenance") {
 		t.Errorf("%+v", st)
 	}
-	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassUnsafe, "api/w1")
-	wantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassUnsafe, "in maintenance", "set server api/w1 state ready")
+	lbtest.WantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassUnsafe, "api/w1")
+	lbtest.WantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassUnsafe, "in maintenance", "set server api/w1 state ready")
 	w.wantAdmin("api", "w1", "1")
 	w.wantAdmin("web", "w1", ready)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/haproxy/haproxytest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
 
 // TestNoRequestFails restarts every app in turn, as a rollout does, under
@@ -40,9 +41,9 @@ func TestNoRequestFails(t *testing.T) {
 	}
 	for _, name := range w.Names {
 		p := w.Provider(name)
-		r := snapshot(t, p)
+		r := lbtest.Snapshot(t, p)
 		w.await(name+" is drained", func() bool { return p.BeginDrain(t.Context(), r, 2) == nil })
-		w.await(name+" is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
+		w.await(name+" is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 		w.Apps[name].Restart(t, func() {
 			w.await("HAProxy finds "+name+" down", func() bool { return w.show("web", name)["status"] == "DOWN" })
 		})

@@ -9,20 +9,21 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/hetzner"
 	"github.com/lockstep-deploy/lockstep/lbclient/hetzner/hetznertest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
 
 func removing(t *testing.T) (*world, lbclient.Provider, lbclient.Restore) {
 	t.Helper()
 	w := newWorld(t, options{kind: byPrivateServer, mode: hetzner.ModeRemove})
 	p := w.alone("w1")
-	return w, p, snapshot(t, p)
+	return w, p, lbtest.Snapshot(t, p)
 }
 
 const remove, add = "remove_target", "add_target"
 
 func TestUsePrivateIPIsPutBack(t *testing.T) {
 	w, p, r := removing(t)
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 	w.wantTargets(w.target("w2"), w.target("w3"))
 	if err := p.BeginRejoin(t.Context(), r); err != nil {
 		t.Fatal(err)
@@ -30,11 +31,11 @@ func TestUsePrivateIPIsPutBack(t *testing.T) {
 	w.wantTargets(w.target("w1"), w.target("w2"), w.target("w3"))
 
 	t.Run("where another hand has added it without", func(t *testing.T) {
-		mustDrain(t, p, r)
+		lbtest.Drain(t, p, r)
 		public := w.target("w1")
 		public.UsePrivateIP = false
 		w.cloud.SetTargets(w.lb, append(w.cloud.Targets(w.lb), public)...)
-		if st := rejoinStatus(t, p, r); st.Stage != lbclient.RejoinNotAsked || !strings.Contains(st.Evidence, "use_private_ip true") {
+		if st := lbtest.RejoinStatus(t, p, r); st.Stage != lbclient.RejoinNotAsked || !strings.Contains(st.Evidence, "use_private_ip true") {
 			t.Errorf("%+v", st)
 		}
 		if err := p.BeginRejoin(t.Context(), r); err != nil {
@@ -45,7 +46,7 @@ func TestUsePrivateIPIsPutBack(t *testing.T) {
 	t.Run("where the cloud says that it is defined already", func(t *testing.T) {
 		// The answer to the first add is lost, and the second is refused: only
 		// reading back tells that all is well.
-		mustDrain(t, p, r)
+		lbtest.Drain(t, p, r)
 		w.cloud.Inject(hetznertest.Fault{Path: add, Times: 1, Lose: true})
 		err := p.BeginRejoin(t.Context(), r)
 		w.Await("the rejoin is accepted", func() bool {
@@ -93,10 +94,10 @@ func TestWhatBecomesOfAnAction(t *testing.T) {
 				wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassBusy, "locked")
 				w.cloud.Unstick(w.lb)
 			}
-			if st := drainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked {
+			if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked {
 				t.Errorf("after an action that did nothing: %+v", st)
 			}
-			mustDrain(t, p, r)
+			lbtest.Drain(t, p, r)
 			if err := p.BeginRejoin(t.Context(), r); err != nil {
 				t.Error(err)
 			}
@@ -123,7 +124,7 @@ func TestWhatIsListedMayBeHalfDone(t *testing.T) {
 	o.ListAtOnce = true
 	w := newWorld(t, o)
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	for _, step := range []struct {
 		path  string
 		begin func(lbclient.Provider) error
@@ -265,7 +266,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 			}
 			w.Await("the drain is asked for again", func() bool { return p.BeginDrain(t.Context(), r, 1) == nil })
 			w.Await("the rejoin is accepted", func() bool { return p.BeginRejoin(t.Context(), r) == nil })
-			w.Await("the target serves", func() bool { return rejoinStatus(t, p, r).Stage == lbclient.RejoinServing })
+			w.Await("the target serves", func() bool { return lbtest.RejoinStatus(t, p, r).Stage == lbclient.RejoinServing })
 		})
 	}
 	t.Run("words of tomorrow", func(t *testing.T) {
@@ -278,7 +279,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 		if got := w.phase(p, "w2"); got != lbclient.PhasePending {
 			t.Errorf("a member with a verdict that nobody knows stands as %s, want pending", got)
 		}
-		if st := rejoinStatus(t, p, r); st.Stage != lbclient.RejoinPending {
+		if st := lbtest.RejoinStatus(t, p, r); st.Stage != lbclient.RejoinPending {
 			t.Errorf("%+v", st)
 		}
 		wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassUnsafe, "0 other members are healthy")
@@ -293,7 +294,7 @@ func TestTokenThatMayOnlyRead(t *testing.T) {
 	c.Token = "read-only"
 	p := w.made(c)
 	wantError(t, p.Preflight(t.Context()), lbclient.ClassDenied, "read and write permission")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassDenied)
 	w.wantTargets(w.target("w1"), w.target("w2"), w.target("w3"))
 	if err := w.alone("w1").Preflight(t.Context()); err != nil {

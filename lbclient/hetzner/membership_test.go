@@ -9,6 +9,7 @@ import (
 	"github.com/lockstep-deploy/lockstep/lbclient"
 	"github.com/lockstep-deploy/lockstep/lbclient/hetzner"
 	"github.com/lockstep-deploy/lockstep/lbclient/hetzner/hetznertest"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 )
 
 func TestASelectorIsNeverRemoved(t *testing.T) {
@@ -21,7 +22,7 @@ func TestASelectorIsNeverRemoved(t *testing.T) {
 	// Neither when the label came after the state was recorded.
 	byself := newWorld(t, options{kind: byServer, mode: hetzner.ModeRemove})
 	q := byself.alone("w1")
-	r := snapshot(t, q)
+	r := lbtest.Snapshot(t, q)
 	byself.cloud.SetTargets(byself.lb, hetznertest.Target{Selector: "env=prod"})
 	wantError(t, q.BeginDrain(t.Context(), r, 0), lbclient.ClassUnsupported, "use mode gate")
 	wantError(t, q.BeginRejoin(t.Context(), r), lbclient.ClassConflict, "another hand", "double")
@@ -46,7 +47,7 @@ func TestATargetTwiceOver(t *testing.T) {
 
 func TestAServerThatWasDeleted(t *testing.T) {
 	w, p, r := removing(t)
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 	w.cloud.DeleteServer(w.ids["w1"])
 	wantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassNotFound, "not found", "does not list it")
 
@@ -54,10 +55,10 @@ func TestAServerThatWasDeleted(t *testing.T) {
 	w.ids["w1"] = w.cloud.AddServer(hetznertest.Server{Name: "w1", Private: true,
 		Backend: hetznertest.Backend{Ports: map[int]string{appPort: w.Apps["w1"].Address}}})
 	w.cloud.SetTargets(w.lb, w.target("w1"), w.target("w2"), w.target("w3"))
-	if got := snapshot(t, p); !strings.Contains(string(got.Data), id(w.ids["w1"])) {
+	if got := lbtest.Snapshot(t, p); !strings.Contains(string(got.Data), id(w.ids["w1"])) {
 		t.Errorf("the new server is %d, recorded is %s", w.ids["w1"], got.Data)
 	}
-	if st := rejoinStatus(t, p, r); st.Stage != lbclient.RejoinNotAsked {
+	if st := lbtest.RejoinStatus(t, p, r); st.Stage != lbclient.RejoinNotAsked {
 		t.Errorf("the record of the deleted server stands as %+v", st)
 	}
 }
@@ -79,7 +80,7 @@ func TestWhichMemberTheTargetIs(t *testing.T) {
 			if err := p.Preflight(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if r := snapshot(t, p); r.Target != c.Server || !strings.Contains(string(r.Data), id(w.ids["w1"])) {
+			if r := lbtest.Snapshot(t, p); r.Target != c.Server || !strings.Contains(string(r.Data), id(w.ids["w1"])) {
 				t.Errorf("recorded %+v %s, want server %d", r, r.Data, w.ids["w1"])
 			}
 			if got := w.phase(p, c.Server); got != lbclient.PhaseServing {
@@ -134,18 +135,18 @@ func TestAPortThatNobodyServes(t *testing.T) {
 	w.Await("the balancer has its verdicts", func() bool {
 		return strings.Contains(w.observe(p)[0].Detail, "80 healthy, 443 unhealthy (layer4_no_connection)")
 	})
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if !r.WasServing {
 		t.Error("a port on which nobody is healthy counts")
 	}
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 	if err := p.BeginRejoin(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	w.Await("the target serves", func() bool { return rejoinStatus(t, p, r).Stage == lbclient.RejoinServing })
+	w.Await("the target serves", func() bool { return lbtest.RejoinStatus(t, p, r).Stage == lbclient.RejoinServing })
 
 	c.Ports = []int{443}
-	if st := snapshot(t, w.made(c)); st.WasServing {
+	if st := lbtest.Snapshot(t, w.made(c)); st.WasServing {
 		t.Error("the port that was asked for does not count")
 	}
 	// The only one that serves a port may not leave it.
@@ -172,52 +173,52 @@ func TestNobodyIsHealthy(t *testing.T) {
 		}
 		return true
 	})
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	if r.WasServing {
 		t.Error("a target that is down is recorded as serving")
 	}
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 	w.SetHealthy("w1", true)
 	if err := p.BeginRejoin(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	w.Await("the target serves", func() bool { return rejoinStatus(t, p, r).Stage == lbclient.RejoinServing })
+	w.Await("the target serves", func() bool { return lbtest.RejoinStatus(t, p, r).Stage == lbclient.RejoinServing })
 }
 
 // TestHealthThatIsOld has a balancer that reports what was.
 func TestHealthThatIsOld(t *testing.T) {
 	w := newWorld(t, options{kind: byServer, mode: hetzner.ModeGate})
 	p, g := w.alone("w1"), w.gates["w1"]
-	r := snapshot(t, p)
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainAccepted || !strings.Contains(st.Evidence, "80 healthy") {
+	r := lbtest.Snapshot(t, p)
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainAccepted || !strings.Contains(st.Evidence, "80 healthy") {
 		t.Errorf("with the gate open: %+v", st)
 	}
-	mustDrain(t, p, r)
+	lbtest.Drain(t, p, r)
 	g.closed.Store(true)
 	w.cloud.ReportHealth(w.ids["w1"], 80, "healthy")
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainAccepted {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainAccepted {
 		t.Errorf("while the balancer has not noticed: %+v", st)
 	}
 	w.cloud.ReportHealth(w.ids["w1"], 80, "unknown")
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainAccepted {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainAccepted {
 		t.Errorf("while the balancer does not know: %+v", st)
 	}
 	w.cloud.ReportHealth(w.ids["w1"], 80, "")
-	w.Await("the balancer has noticed", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainBusy })
-	if st := drainStatus(t, p, r); st.InFlight != -1 || !strings.Contains(st.Evidence, "answered 503") {
+	w.Await("the balancer has noticed", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainBusy })
+	if st := lbtest.DrainStatus(t, p, r); st.InFlight != -1 || !strings.Contains(st.Evidence, "answered 503") {
 		t.Errorf("%+v", st)
 	}
 	g.closed.Store(false)
 	w.cloud.ReportHealth(w.ids["w1"], 80, "unhealthy")
-	if st := rejoinStatus(t, p, r); st.Stage != lbclient.RejoinUnhealthy {
+	if st := lbtest.RejoinStatus(t, p, r); st.Stage != lbclient.RejoinUnhealthy {
 		t.Errorf("while the balancer has not noticed: %+v", st)
 	}
 	w.cloud.ReportHealth(w.ids["w1"], 80, "unknown")
-	if st := rejoinStatus(t, p, r); st.Stage != lbclient.RejoinPending {
+	if st := lbtest.RejoinStatus(t, p, r); st.Stage != lbclient.RejoinPending {
 		t.Errorf("while the balancer does not know: %+v", st)
 	}
 	w.cloud.ReportHealth(w.ids["w1"], 80, "")
-	w.Await("the target serves", func() bool { return rejoinStatus(t, p, r).Stage == lbclient.RejoinServing })
+	w.Await("the target serves", func() bool { return lbtest.RejoinStatus(t, p, r).Stage == lbclient.RejoinServing })
 	if n := w.posts(); n != 0 {
 		t.Errorf("gate mode changed something %d times", n)
 	}
@@ -226,7 +227,7 @@ func TestHealthThatIsOld(t *testing.T) {
 func TestAMembershipLostBehindAGate(t *testing.T) {
 	w := newWorld(t, options{kind: bySelector, mode: hetzner.ModeGate})
 	p := w.alone("w1")
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	w.take("w1")
 	_, err := p.DrainStatus(t.Context(), r)
 	wantError(t, err, lbclient.ClassNotFound, "is no target")
@@ -271,13 +272,13 @@ func TestTimingIsRead(t *testing.T) {
 func TestCallsAreCounted(t *testing.T) {
 	w := newWorld(t, options{kind: byServer, mode: hetzner.ModeRemove})
 	p := w.made(w.config("w1"))
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	w.observe(p)
 	for what, f := range map[string]func(){
 		"Observe":      func() { w.observe(p) },
-		"DrainStatus":  func() { drainStatus(t, p, r) },
-		"RejoinStatus": func() { rejoinStatus(t, p, r) },
-		"Snapshot":     func() { snapshot(t, p) },
+		"DrainStatus":  func() { lbtest.DrainStatus(t, p, r) },
+		"RejoinStatus": func() { lbtest.RejoinStatus(t, p, r) },
+		"Snapshot":     func() { lbtest.Snapshot(t, p) },
 	} {
 		before := len(w.cloud.Calls())
 		f()

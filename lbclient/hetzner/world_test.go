@@ -331,51 +331,10 @@ func (g *gate) RejoinStatus(ctx context.Context, r lbclient.Restore) (lbclient.R
 	return st, g.fail(ctx, &r)
 }
 
-func snapshot(t *testing.T, p lbclient.Provider) lbclient.Restore {
-	t.Helper()
-	r, err := p.Snapshot(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-func mustDrain(t *testing.T, p lbclient.Provider, r lbclient.Restore) {
-	t.Helper()
-	if err := p.BeginDrain(t.Context(), r, 1); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func drainStatus(t *testing.T, p lbclient.Provider, r lbclient.Restore) lbclient.DrainStatus {
-	t.Helper()
-	st, err := p.DrainStatus(t.Context(), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
-func rejoinStatus(t *testing.T, p lbclient.Provider, r lbclient.Restore) lbclient.RejoinStatus {
-	t.Helper()
-	st, err := p.RejoinStatus(t.Context(), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
-// wantError wants an error of the class whose message names all of words.
+// wantError is [lbtest.WantError] for an error that must not have the token.
 func wantError(t *testing.T, err error, class lbclient.Class, words ...string) {
 	t.Helper()
-	if err == nil || lbclient.ClassOf(err) != class {
-		t.Fatalf("got error %v (%s), want class %s", err, lbclient.ClassOf(err), class)
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("the error does not say %q: %v", w, err)
-		}
-	}
+	lbtest.WantError(t, err, class, words...)
 	if strings.Contains(err.Error(), hetznertest.DefaultToken+" ") {
 		t.Errorf("the error has the token: %v", err)
 	}

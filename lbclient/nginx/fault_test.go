@@ -14,54 +14,10 @@ import (
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 	"github.com/lockstep-deploy/lockstep/lbclient/nginx"
 	"github.com/lockstep-deploy/lockstep/lbclient/nginx/nginxtest"
 )
-
-func snapshot(t *testing.T, p lbclient.Provider) lbclient.Restore {
-	t.Helper()
-	r, err := p.Snapshot(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-func drain(t *testing.T, p lbclient.Provider, r lbclient.Restore) {
-	t.Helper()
-	if err := p.BeginDrain(t.Context(), r, 1); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func rejoin(t *testing.T, p lbclient.Provider, r lbclient.Restore) {
-	t.Helper()
-	if err := p.BeginRejoin(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func drainStatus(t *testing.T, p lbclient.Provider, r lbclient.Restore) lbclient.DrainStatus {
-	t.Helper()
-	st, err := p.DrainStatus(t.Context(), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
-// wantError wants an error of the class whose message names all of words.
-func wantError(t *testing.T, err error, class lbclient.Class, words ...string) {
-	t.Helper()
-	if err == nil || lbclient.ClassOf(err) != class {
-		t.Fatalf("got error %v, want class %s", err, class)
-	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("the error does not say %q: %v", w, err)
-		}
-	}
-}
 
 // messy is a file as people keep it.
 func messy(names []string) string {
@@ -80,8 +36,8 @@ func TestOnlyOwnLineIsTouched(t *testing.T) {
 	w := newMessyWorld(t)
 	before := w.text()
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
-	drain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	own := fmt.Sprintf("  server  %s weight=5  max_fails=2 ; # the first", w.Names[0])
 	line := w.line(w.Names[0])
 	if want := strings.Replace(own, " ;", "  down;", 1); !strings.HasPrefix(line, want+" # lockstep drained ") {
@@ -91,7 +47,7 @@ func TestOnlyOwnLineIsTouched(t *testing.T) {
 		t.Errorf("the rest is\n%q, want\n%q", got, before)
 	}
 	w.edit(func(s string) string { return strings.Replace(s, "keepalive 4;", "keepalive 8; # more", 1) })
-	rejoin(t, p, r)
+	lbtest.Rejoin(t, p, r)
 	if got, want := w.text(), strings.Replace(before, "keepalive 4;", "keepalive 8; # more", 1); got != want {
 		t.Errorf("got\n%q, want\n%q", got, want)
 	}
@@ -102,13 +58,13 @@ func TestEditOfOurLineStands(t *testing.T) {
 	w := newMessyWorld(t)
 	before := w.text()
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
-	drain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	w.edit(func(s string) string { return strings.Replace(s, "weight=5", "weight=7", 1) })
-	if st := drainStatus(t, p, r); st.Stage == lbclient.DrainNotAsked || !strings.Contains(st.Evidence, "weight=7") {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage == lbclient.DrainNotAsked || !strings.Contains(st.Evidence, "weight=7") {
 		t.Errorf("%+v", st)
 	}
-	rejoin(t, p, r)
+	lbtest.Rejoin(t, p, r)
 	if got, want := w.text(), strings.Replace(before, "weight=5", "weight=7", 1); got != want {
 		t.Errorf("got\n%q, want\n%q", got, want)
 	}
@@ -118,11 +74,11 @@ func TestEditOfOurLineStands(t *testing.T) {
 func TestBusyWhileAnOldWorkerLives(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{Workers: 2}, "web")
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	finish := w.Hold(w.Names[0])
-	drain(t, p, r)
+	lbtest.Drain(t, p, r)
 	for range 2 {
-		st := drainStatus(t, p, r)
+		st := lbtest.DrainStatus(t, p, r)
 		if st.Stage != lbclient.DrainBusy || st.InFlight != -1 {
 			t.Errorf("with a request in flight: %+v", st)
 		}
@@ -131,7 +87,7 @@ func TestBusyWhileAnOldWorkerLives(t *testing.T) {
 	if err := finish(); err != nil {
 		t.Errorf("the request in flight did not survive: %v", err)
 	}
-	w.await("the drain is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
+	w.await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 }
 
 // uptime is the machine's, in hundredths of a second.
@@ -154,14 +110,14 @@ func TestHalfDone(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
 	target := w.Names[0]
 	p := w.Provider(target)
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	plain := w.text()
-	drain(t, p, r)
+	lbtest.Drain(t, p, r)
 	boot := regexp.MustCompile(` down; # lockstep drained ([0-9a-f]{8})-[0-9]+$`).FindStringSubmatch(w.line(target))
 	if boot == nil {
 		t.Fatalf("the line is %q", w.line(target))
 	}
-	rejoin(t, p, r)
+	lbtest.Rejoin(t, p, r)
 	// leave writes the target's line as if at this moment, which is after the
 	// birth of every worker, and does not reload.
 	leave := func(down, word string) {
@@ -172,11 +128,11 @@ func TestHalfDone(t *testing.T) {
 	}
 
 	leave(" down", "drained")
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainAccepted {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainAccepted {
 		t.Errorf("a drain that nginx has not read: %+v", st)
 	}
-	drain(t, p, r)
-	w.await("the drain is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
+	lbtest.Drain(t, p, r)
+	w.await("the drain is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 	for range 4 {
 		if who, err := w.get("web"); err != nil || who == target {
 			t.Errorf("%q answers, error %v", who, err)
@@ -188,8 +144,8 @@ func TestHalfDone(t *testing.T) {
 		t.Errorf("a rejoin that nginx has not read: %+v, error %v", st, err)
 	}
 	other := w.Provider(w.Names[1])
-	wantError(t, other.BeginDrain(t.Context(), snapshot(t, other), 1), lbclient.ClassUnsafe, "on its way back")
-	rejoin(t, p, r)
+	lbtest.WantError(t, other.BeginDrain(t.Context(), lbtest.Snapshot(t, other), 1), lbclient.ClassUnsafe, "on its way back")
+	lbtest.Rejoin(t, p, r)
 	if w.text() != plain {
 		t.Errorf("got %q, want %q", w.text(), plain)
 	}
@@ -204,7 +160,7 @@ func TestHalfDone(t *testing.T) {
 	if st, err := p.RejoinStatus(t.Context(), r); err != nil || st.Stage != lbclient.RejoinNotAsked {
 		t.Errorf("a file that nginx has not read: %+v, error %v", st, err)
 	}
-	rejoin(t, p, r)
+	lbtest.Rejoin(t, p, r)
 	if st, err := p.RejoinStatus(t.Context(), r); err != nil || st.Stage != lbclient.RejoinServing {
 		t.Errorf("%+v, error %v", st, err)
 	}
@@ -216,7 +172,7 @@ func TestHalfDone(t *testing.T) {
 func TestBrokenConfiguration(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	conf, err := os.ReadFile(w.lb.Config())
 	if err != nil {
 		t.Fatal(err)
@@ -228,18 +184,18 @@ func TestBrokenConfiguration(t *testing.T) {
 	}
 	breakIt()
 	before := w.text()
-	wantError(t, p.Preflight(t.Context()), lbclient.ClassInvalid, "unknown directive", "nonsense")
-	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassInvalid, "unknown directive")
+	lbtest.WantError(t, p.Preflight(t.Context()), lbclient.ClassInvalid, "unknown directive", "nonsense")
+	lbtest.WantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassInvalid, "unknown directive")
 	if w.text() != before {
 		t.Errorf("the file became %q", w.text())
 	}
 	if err := os.WriteFile(w.lb.Config(), conf, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	drain(t, p, r)
+	lbtest.Drain(t, p, r)
 	drained := w.text()
 	breakIt()
-	wantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassConflict, "unknown directive")
+	lbtest.WantError(t, p.BeginRejoin(t.Context(), r), lbclient.ClassConflict, "unknown directive")
 	if w.text() != drained {
 		t.Errorf("a refused rejoin made the file %q", w.text())
 	}
@@ -252,8 +208,8 @@ func TestBrokenAfterTheEdit(t *testing.T) {
 	c.Test = append([]string{"sh", "-c", `if grep -q lockstep "$0"; then echo "nginx: [emerg] no good" >&2; exit 1; fi; exec "$@"`, w.lb.Upstreams()}, c.Test...)
 	p := provider(t, c)
 	before := w.text()
-	r := snapshot(t, p)
-	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassConflict, "no good", "put back")
+	r := lbtest.Snapshot(t, p)
+	lbtest.WantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassConflict, "no good", "put back")
 	if w.text() != before {
 		t.Errorf("the file became %q", w.text())
 	}
@@ -271,8 +227,8 @@ func TestNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := provider(t, c)
-	wantError(t, p.Preflight(t.Context()), lbclient.ClassInvalid, "does not read", c.File)
-	wantError(t, p.BeginDrain(t.Context(), snapshot(t, p), 1), lbclient.ClassInvalid, "does not read")
+	lbtest.WantError(t, p.Preflight(t.Context()), lbclient.ClassInvalid, "does not read", c.File)
+	lbtest.WantError(t, p.BeginDrain(t.Context(), lbtest.Snapshot(t, p), 1), lbclient.ClassInvalid, "does not read")
 }
 
 // TestSymbolicLink also keeps the mode, and an upstream in two blocks.
@@ -293,8 +249,8 @@ func TestSymbolicLink(t *testing.T) {
 		t.Error(err)
 	}
 	before := w.text()
-	r := snapshot(t, p)
-	drain(t, p, r)
+	r := lbtest.Snapshot(t, p)
+	lbtest.Drain(t, p, r)
 	for _, u := range []string{"web", "api"} {
 		for range 4 {
 			if who, err := w.get(u); err != nil || who != w.Names[1] {
@@ -308,11 +264,11 @@ func TestSymbolicLink(t *testing.T) {
 		j := strings.Index(s[i:], "\n")
 		return s[:i] + ";" + s[i+j:]
 	})
-	if st := drainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked {
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainNotAsked {
 		t.Errorf("with one upstream in use: %+v", st)
 	}
-	drain(t, p, r)
-	rejoin(t, p, r)
+	lbtest.Drain(t, p, r)
+	lbtest.Rejoin(t, p, r)
 	info, err := os.Lstat(real)
 	if err != nil || info.Mode() != 0o640 || w.text() != before {
 		t.Errorf("the file is %v, error %v:\n%s", info.Mode(), err, w.text())
@@ -329,13 +285,13 @@ func TestSymbolicLink(t *testing.T) {
 func TestNeverAllDown(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
 	a, b := w.Provider(w.Names[0]), w.Provider(w.Names[1])
-	drain(t, a, snapshot(t, a))
-	wantError(t, b.BeginDrain(t.Context(), snapshot(t, b), 0), lbclient.ClassUnsafe, "502", w.Names[0]+" is down")
+	lbtest.Drain(t, a, lbtest.Snapshot(t, a))
+	lbtest.WantError(t, b.BeginDrain(t.Context(), lbtest.Snapshot(t, b), 0), lbclient.ClassUnsafe, "502", w.Names[0]+" is down")
 	w = newMessyWorld(t) // where the third is a backup
 	a, b = w.Provider(w.Names[0]), w.Provider(w.Names[1])
-	drain(t, a, snapshot(t, a))
-	wantError(t, b.BeginDrain(t.Context(), snapshot(t, b), 1), lbclient.ClassUnsafe, w.Names[2]+" is a backup")
-	if err := b.BeginDrain(t.Context(), snapshot(t, b), 0); err != nil {
+	lbtest.Drain(t, a, lbtest.Snapshot(t, a))
+	lbtest.WantError(t, b.BeginDrain(t.Context(), lbtest.Snapshot(t, b), 1), lbclient.ClassUnsafe, w.Names[2]+" is a backup")
+	if err := b.BeginDrain(t.Context(), lbtest.Snapshot(t, b), 0); err != nil {
 		t.Errorf("with a backup left: %v", err)
 	}
 	if who, err := w.get("web"); err != nil || who != w.Names[2] {
@@ -349,14 +305,14 @@ func TestMayNotWrite(t *testing.T) {
 	}
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	dir := filepath.Dir(w.lb.Upstreams())
 	if err := os.Chmod(dir, 0o500); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Chmod(dir, 0o700) })
-	wantError(t, p.Preflight(t.Context()), lbclient.ClassDenied, dir)
-	wantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassDenied)
+	lbtest.WantError(t, p.Preflight(t.Context()), lbclient.ClassDenied, dir)
+	lbtest.WantError(t, p.BeginDrain(t.Context(), r, 1), lbclient.ClassDenied)
 }
 
 func TestHardLink(t *testing.T) {
@@ -364,38 +320,38 @@ func TestHardLink(t *testing.T) {
 	if err := os.Link(w.lb.Upstreams(), w.lb.Upstreams()+".twin"); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, w.Provider(w.Names[0]).Preflight(t.Context()), lbclient.ClassUnsupported, "hard links")
+	lbtest.WantError(t, w.Provider(w.Names[0]).Preflight(t.Context()), lbclient.ClassUnsupported, "hard links")
 }
 
 func TestCommandThatHangs(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
 	c := w.config(w.Names[0])
-	r := snapshot(t, provider(t, c))
+	r := lbtest.Snapshot(t, provider(t, c))
 	before := w.text()
 	// Its children hold the output open and must end with it.
 	c.Test = []string{"sh", "-c", "sleep 1000 & sleep 1000"}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	wantError(t, provider(t, c).BeginDrain(ctx, r, 1), lbclient.ClassTransient, "did not end in time")
+	lbtest.WantError(t, provider(t, c).BeginDrain(ctx, r, 1), lbclient.ClassTransient, "did not end in time")
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	c.Test, c.Reload = w.lb.Command("-t"), c.Test
 	c.ReloadTimeout = 500 * time.Millisecond
-	wantError(t, provider(t, c).BeginDrain(t.Context(), r, 1), lbclient.ClassTransient, "did not end in time")
+	lbtest.WantError(t, provider(t, c).BeginDrain(t.Context(), r, 1), lbclient.ClassTransient, "did not end in time")
 	if !strings.HasPrefix(w.text(), before[:len(before)-2]) {
 		t.Errorf("the file became %q", w.text())
 	}
 	c.Test = []string{"/no/such/program"}
-	wantError(t, provider(t, c).Preflight(t.Context()), lbclient.ClassInvalid, "/no/such/program")
+	lbtest.WantError(t, provider(t, c).Preflight(t.Context()), lbclient.ClassInvalid, "/no/such/program")
 }
 
 // TestLocked has another agent at work.
 func TestLocked(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web")
 	p := w.Provider(w.Names[0])
-	r := snapshot(t, p)
+	r := lbtest.Snapshot(t, p)
 	d, err := os.Open(filepath.Dir(w.lb.Upstreams()))
 	if err != nil {
 		t.Fatal(err)
@@ -406,9 +362,9 @@ func TestLocked(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	wantError(t, p.BeginDrain(ctx, r, 1), lbclient.ClassBusy, "another change")
+	lbtest.WantError(t, p.BeginDrain(ctx, r, 1), lbclient.ClassBusy, "another change")
 	d.Close()
-	drain(t, p, r)
+	lbtest.Drain(t, p, r)
 }
 
 // TestWhatTheTargetIs covers names, doubles, and what cannot be edited.
@@ -444,7 +400,7 @@ func TestWhatTheTargetIs(t *testing.T) {
 			}
 			continue
 		}
-		wantError(t, err, c.class, c.words, conf.File)
+		lbtest.WantError(t, err, c.class, c.words, conf.File)
 	}
 }
 
@@ -485,10 +441,10 @@ func TestConfigIsChecked(t *testing.T) {
 // TestRestoreOfOtherPlaces has the configuration change between two turns.
 func TestRestoreOfOtherPlaces(t *testing.T) {
 	w := newWorld(t, 2, nginxtest.Options{}, "web", "api")
-	r := snapshot(t, w.Provider(w.Names[0]))
+	r := lbtest.Snapshot(t, w.Provider(w.Names[0]))
 	c := w.config(w.Names[0])
 	c.Upstreams = []string{"web"}
-	wantError(t, provider(t, c).BeginDrain(t.Context(), r, 1), lbclient.ClassInvalid, "record it again")
+	lbtest.WantError(t, provider(t, c).BeginDrain(t.Context(), r, 1), lbclient.ClassInvalid, "record it again")
 	r.Data = json.RawMessage(strings.Replace(string(r.Data), "server ", "evil; server ", 1))
-	wantError(t, w.Provider(w.Names[0]).BeginRejoin(t.Context(), r), lbclient.ClassInvalid)
+	lbtest.WantError(t, w.Provider(w.Names[0]).BeginRejoin(t.Context(), r), lbclient.ClassInvalid)
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/lockstep-deploy/lockstep/lbclient"
+	"github.com/lockstep-deploy/lockstep/lbclient/lbtest"
 	"github.com/lockstep-deploy/lockstep/lbclient/lbtest/traffic"
 	"github.com/lockstep-deploy/lockstep/lbclient/nginx/nginxtest"
 )
@@ -22,11 +23,11 @@ func TestNoRequestFails(t *testing.T) {
 	visitors := traffic.Visit(w.lb.URL("web"), apps)
 	for _, name := range w.Names {
 		p := w.Provider(name)
-		r := snapshot(t, p)
+		r := lbtest.Snapshot(t, p)
 		if err := p.BeginDrain(t.Context(), r, 2); err != nil {
 			t.Fatal(err)
 		}
-		w.await(name+" is idle", func() bool { return drainStatus(t, p, r).Stage == lbclient.DrainIdle })
+		w.await(name+" is idle", func() bool { return lbtest.DrainStatus(t, p, r).Stage == lbclient.DrainIdle })
 		w.Apps[name].Restart(t, func() {
 			if who, err := w.get("web"); err != nil || who == name {
 				t.Errorf("while %s is down %q answers, error %v", name, who, err)
