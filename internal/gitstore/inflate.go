@@ -20,7 +20,9 @@ type inflater struct {
 const (
 	maxCodes    = 288 + 32
 	maxCodeBits = 15
-	fastBits    = 11
+	// fastBits is how long codes may be that one look into a table decodes. With
+	// more, filling the tables costs more than is gained: most files are small.
+	fastBits = 9
 )
 
 // errShort tells that the stream goes on beyond the input.
@@ -370,14 +372,14 @@ func (f *inflater) block(r *bitReader, out []byte, done int) (int, error) {
 		}
 		a := literals.fast[bits&(1<<fastBits-1)]
 		// Literals follow one another, and are short: as many as there are bits for.
-		for a.kind() == isLiteral && n >= 48-fastBits && done < len(out) {
+		for a.kind() == isLiteral && n >= 2*fastBits && done < len(out) {
 			out[done] = byte(a.value())
 			done++
 			bits >>= a.bits() & 63
 			n -= a.bits()
 			a = literals.fast[bits&(1<<fastBits-1)]
 		}
-		if n < 48 && len(in)-at >= 8 {
+		if n < 48 && at < len(in) {
 			continue // for the bits
 		}
 		if a.kind() == isLong {

@@ -68,6 +68,72 @@ func TestInflateReadsWhatZlibWrites(t *testing.T) {
 	}
 }
 
+// fixedStream writes a stream in the fixed code of deflate, which Go's own writer
+// never ends with.
+type fixedStream struct {
+	b    []byte
+	free int // bits of the last byte
+}
+
+func (s *fixedStream) bits(v, n int) {
+	for i := range n {
+		if s.free == 0 {
+			s.b, s.free = append(s.b, 0), 8
+		}
+		s.b[len(s.b)-1] |= byte(v>>i&1) << (8 - s.free)
+		s.free--
+	}
+}
+
+// code writes a code, which unlike numbers begins with its highest bit.
+func (s *fixedStream) code(v, n int) {
+	for i := n - 1; i >= 0; i-- {
+		s.bits(v>>i&1, 1)
+	}
+}
+
+func (s *fixedStream) literal(c byte) {
+	if c < 144 {
+		s.code(0x30+int(c), 8)
+	} else {
+		s.code(0x190+int(c)-144, 9)
+	}
+}
+
+// The last code before the end may need bits of the last bytes, which are too few
+// to be taken eight at a time: here it is the longest copy of the fixed code, 31
+// bits, after characters of 8 and 9.
+func TestInflateReadsToTheLastBit(t *testing.T) {
+	for short := range 9 {
+		for long := range 9 {
+			s := &fixedStream{b: []byte{0x78, 0x9c}}
+			s.bits(1, 1)
+			s.bits(1, 2)
+			var content []byte
+			put := func(c byte, n int) {
+				for range n {
+					s.literal(c)
+					content = append(content, c)
+				}
+			}
+			put(200, 30_000)
+			put(1, short)
+			put(201, long)
+			s.code(0xc0+284-280, 8) // of 227 to 257 bytes
+			s.bits(13, 5)
+			s.code(29, 5) // from 24,577 to 32,768 bytes back
+			s.bits(1234, 13)
+			s.code(0, 7)
+			content = append(content, content[len(content)-24_577-1234:][:227+13]...)
+			s.b = append(s.b, "sum."...)
+			out := make([]byte, len(content))
+			if n, err := new(inflater).inflate(out, s.b); err != nil || n != len(s.b) || !bytes.Equal(out, content) {
+				t.Errorf("%d and %d characters: %d bytes of %d read, %v", short, long, n, len(s.b), err)
+			}
+		}
+	}
+}
+
 // FuzzInflate compares with the standard library.
 func FuzzInflate(f *testing.F) {
 	for _, content := range samples() {

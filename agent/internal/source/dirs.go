@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,43 +54,82 @@ func clear(d *dirs) error {
 	return err
 }
 
-// maxOpen is how many directories one writer holds open.
+// maxOpen is how many directories one writer holds open, about.
 const maxOpen = 256
 
-// opened is the directories that one goroutine has open. Opening each for itself
-// is most of the work of making a small file.
+// opened is the directories that one goroutine has open, by their paths. Opening
+// each from the root for itself is most of the work of making a small file.
 type opened struct {
 	root *os.Root
-	dirs map[string]*os.File
+	dirs map[string]int
 }
 
+// dir returns the directory at a path, which stays open until the next call.
 func (o *opened) dir(path string) (int, error) {
-	if f := o.dirs[path]; f != nil {
-		return int(f.Fd()), nil
-	}
 	if len(o.dirs) >= maxOpen {
 		o.close()
 	}
-	name := filepath.FromSlash(path)
-	if path == "" {
-		name = "."
+	return o.open(path)
+}
+
+func (o *opened) open(path string) (fd int, err error) {
+	if fd, ok := o.dirs[path]; ok {
+		return fd, nil
 	}
-	f, err := o.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	const how = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	above, name := split(path)
+	switch {
+	case path == "" || strings.Count(path, "/") > maxOpen/4: // or too many would be open above it
+		if path == "" {
+			path, name = ".", "."
+		}
+		var f *os.File
+		if f, err = o.root.OpenFile(filepath.FromSlash(path), how, 0); err != nil {
+			return 0, err
+		}
+		fd, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		f.Close()
+	default:
+		var at int
+		if at, err = o.open(above); err != nil {
+			return 0, err
+		}
+		err = again(func() error {
+			fd, err = unix.Openat(at, name, how, 0)
+			return err
+		})
+	}
 	if err != nil {
-		return 0, err
+		return 0, pathError("open", above, name, err)
 	}
 	if o.dirs == nil {
-		o.dirs = map[string]*os.File{}
+		o.dirs = map[string]int{}
 	}
-	o.dirs[path] = f
-	return int(f.Fd()), nil
+	o.dirs[path] = fd
+	return fd, nil
 }
 
 func (o *opened) close() {
-	for path, f := range o.dirs {
-		f.Close()
+	for path, fd := range o.dirs {
+		_ = unix.Close(fd) // nothing was written to it
 		delete(o.dirs, path)
 	}
+}
+
+// split parts a path into the directory that it is in, "" for the root, and its name.
+func split(path string) (dir, name string) {
+	i := strings.LastIndexByte(path, '/')
+	return path[:max(i, 0)], path[i+1:]
+}
+
+// mkdir makes a directory that must not be there yet.
+func (o *opened) mkdir(path string) error {
+	above, name := split(path)
+	at, err := o.dir(above)
+	if err != nil {
+		return err
+	}
+	return pathError("mkdir", above, name, again(func() error { return unix.Mkdirat(at, name, 0o755) }))
 }
 
 // create makes a file that must not be there yet.

@@ -28,8 +28,10 @@ const (
 
 // write writes what is planned.
 func (p *plan) write(ctx context.Context, v *gitstore.View, stored *largeFiles, to *dirs) error {
+	above := opened{root: to.root}
+	defer above.close()
 	for _, dir := range p.dirs {
-		if err := to.root.Mkdir(filepath.FromSlash(dir), 0o755); err != nil {
+		if err := above.mkdir(dir); err != nil {
 			return err
 		}
 	}
