@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
@@ -115,6 +117,15 @@ func (p *app) begin(target string, t journal.Turn, held *journal.Held, how func(
 	})
 }
 
+// boot names the boot of the machine that is, "" where the kernel does not tell.
+func boot() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
 // work carries a turn to its end, or to where the agent stops.
 func (p *app) work(cur *current, t journal.Turn, held *journal.Held, how func(activate.Deps, journal.Turn, *journal.Held) error) error {
 	target := cur.target
@@ -150,7 +161,7 @@ func (p *app) work(cur *current, t journal.Turn, held *journal.Held, how func(ac
 			}
 		},
 		Hook: func(ctx context.Context, h activate.Hook) error { return p.hook(ctx, target, h) },
-		Stop: p.a.stop, Work: p.a.work, Revoked: cur.revoked,
+		Stop: p.a.stop, Work: p.a.work, Revoked: cur.revoked, Boot: boot(),
 	}, t, held)
 }
 

@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/lockstep-deploy/lockstep/agent/internal/fault"
@@ -126,20 +127,24 @@ type Deps struct {
 	Rejoins func(api.HealthCheck)
 	// Revoked is closed when the coordinator wants something else.
 	Revoked <-chan struct{}
+	// Boot names the boot of the machine that is, "" if that is not known.
+	Boot string
 }
 
 // Begin works on a new turn, which has been saved at [api.StepSnapshot]. held is
 // what an earlier turn left behind. It returns nil once the turn is finished,
 // well or not, and its outcome journaled; otherwise [ErrStopped].
 func Begin(d Deps, t journal.Turn, held *journal.Held) error {
+	t.Boot = d.Boot
 	return (&activation{Deps: d, t: t, held: held}).run()
 }
 
 // Resume works on a turn that an earlier process left in the journal.
 func Resume(d Deps, t journal.Turn, held *journal.Held) error {
 	a := &activation{Deps: d, t: t, held: held, resumed: true}
+	a.proveAfterBoot()
 	// Until it is seen again, it stands as its step leaves it at worst.
-	switch {
+	switch t := a.t; {
 	case t.Step == api.StepSnapshot, t.Step == api.StepBeforeDrain:
 	case t.Step == api.StepSoak, t.Step == api.StepAfterRejoin && t.Undo == nil:
 		a.shown.Rotation, a.shown.Proved = api.RotationIn, t.Release
@@ -200,6 +205,30 @@ func (a *activation) run() error {
 		}
 		if a.t.Undo != nil && a.t.Step == "" {
 			return a.finishUndone(nil) // nothing to undo
+		}
+	}
+}
+
+// proveAfterBoot has what runs proved anew if the machine went down in the middle of
+// the turn: the boot has started it, on what was current then. That it is not what
+// the turn itself started is not held against its release.
+func (a *activation) proveAfterBoot() {
+	before := a.t.Boot
+	a.t.Boot = a.Boot
+	if before == "" || a.Boot == "" || before == a.Boot {
+		return
+	}
+	a.t.Running = ""
+	steps := forward
+	if a.t.Undo != nil {
+		steps = a.backward(a.t.Undo.From)
+	}
+	switch a.t.Step {
+	case api.StepSwitch, api.StepRestart, api.StepVerify:
+		a.t.Restarted = true
+	case api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin, api.StepSoak:
+		if slices.Contains(steps, api.StepVerify) {
+			a.t.Step, a.t.Since, a.t.Restarted = api.StepVerify, time.Now(), true
 		}
 	}
 }

@@ -56,6 +56,9 @@ func run(t *testing.T, s scenario, arrange func(*world), stopAfter ...time.Durat
 			}
 			time.Sleep(100 * time.Millisecond) // systemd starts the agent again
 		}
+		if w.falls {
+			time.Sleep(time.Second) // what it boots with comes up
+		}
 		w.judge()
 	})
 	return w
@@ -300,6 +303,43 @@ func TestADeathAtEveryOperation(t *testing.T) {
 					// A passing fault of the world may be spent before the death.
 					if o := w.results[0]; o.OK != e.ok && e.s.DiskFull == 0 && (e.ok || e.s.BusyFor == 0) {
 						t.Errorf("death at operation %d, %s (late: %v): ok %v (%s), want %v", n, trace[n-1], late, o.OK, o.Text, e.ok)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestTheMachineGoesDownAtEveryOperation is of a node that restarts in the middle
+// of a turn: what the boot started is proved, and not held against the release.
+func TestTheMachineGoesDownAtEveryOperation(t *testing.T) {
+	for _, name := range []string{
+		"a good release", "a first deployment", "an unhealthy release", "a release that does not start", "a switch that fails",
+		"revoked while soaking", "a release that is checked at another path", "hooks", "before_rejoin fails", "a sick release with hooks",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e, ok := stories()[name]
+			if !ok {
+				t.Fatal("there is no such story")
+			}
+			trace := run(t, e.s, nil).trace
+			seen := map[string]int{}
+			for n := 1; n <= len(trace); n++ {
+				if seen[trace[n-1]]++; seen[trace[n-1]] > 2 {
+					continue
+				}
+				for _, late := range []bool{false, true} {
+					w := run(t, e.s, func(w *world) { w.dieAt[n], w.dieLate, w.falls = true, late, true })
+					for _, b := range w.broken {
+						t.Errorf("down at operation %d, %s (late: %v): %s", n, trace[n-1], late, b)
+					}
+					if len(w.broken) > 0 {
+						return
+					}
+					if o := w.results[0]; o.OK != e.ok || o.Reverted != e.reverted || o.Reason != e.reason {
+						t.Errorf("down at operation %d, %s (late: %v): ok %v, reverted %v, reason %q (%s), want %v, %v, %q",
+							n, trace[n-1], late, o.OK, o.Reverted, o.Reason, o.Text, e.ok, e.reverted, e.reason)
 					}
 				}
 			}

@@ -65,6 +65,9 @@ func (a *activation) verify() error {
 	poll := quick(orElse(h.Interval.D(), time.Second))
 	passes, need := 0, max(h.Passes, 1)
 	last := health.Probe{Text: "no probe yet"}
+	if a.resumed {
+		a.keepDrained() // it may be in rotation: see proveAfterBoot
+	}
 	held := time.Now()
 	for st := first; ; {
 		if err := a.crashed(st, first); err != nil {

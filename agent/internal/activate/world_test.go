@@ -126,6 +126,8 @@ type world struct {
 	ops     int
 	trace   []string // what each operation was, and in which journaled step
 	step    string
+	boots   int
+	falls   bool         // the machine goes down with the process
 	dieAt   map[int]bool // operations in which the process dies
 	dieLate bool         // after the effect instead of before
 	broken  []string     // promises seen broken
@@ -174,6 +176,16 @@ func (w *world) live() {
 			d = w.release().DiesIn
 		}
 	}
+}
+
+// boot starts the machine again, which starts the unit.
+func (w *world) boot() {
+	w.boots++
+	w.live()
+	w.touched = w.touched || w.drained && w.running != w.current
+	w.running, w.main, w.active, w.started = w.current, "", w.current != "" && !w.s.Apps[w.current].NoStart, time.Now()
+	w.invocation++
+	w.nrestarts, w.passed = 0, 0
 }
 
 func (w *world) healthy() bool {
@@ -355,7 +367,7 @@ func (w *world) deps(stop, work context.Context, revoked <-chan struct{}) activa
 		Hook:    w.hook,
 		Rejoins: func(h api.HealthCheck) { w.asksAt = strings.TrimPrefix(h.HTTP, "http://127.0.0.1") },
 		Log:     slog.New(slog.DiscardHandler),
-		Stop:    stop, Work: work, Revoked: revoked,
+		Stop:    stop, Work: work, Revoked: revoked, Boot: fmt.Sprint("boot ", w.boots),
 	}
 }
 
@@ -435,6 +447,9 @@ func (w *world) process(first bool, stop, work context.Context, revoked <-chan s
 				panic(r)
 			}
 			died = true
+			if w.falls {
+				w.boot()
+			}
 		}
 	}()
 	w.decoded = nil // the last process has its pointers into it

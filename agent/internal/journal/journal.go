@@ -118,8 +118,10 @@ type Turn struct {
 	// one that the restart brought about.
 	Before  string `json:"before,omitempty"`
 	Running string `json:"running,omitempty"`
-	// Restarted: a restart was asked for in this turn.
+	// Restarted: a restart was asked for in this turn, or the machine went down.
 	Restarted bool `json:"restarted,omitempty"`
+	// Boot names the boot of the machine in which the turn was begun or resumed last.
+	Boot string `json:"boot,omitempty"`
 
 	Steps []api.StepTime `json:"steps,omitempty"`
 }
