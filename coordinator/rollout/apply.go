@@ -181,13 +181,19 @@ func (e Reported) apply(m *machine) error {
 			if tr.Rotation == RotationIn {
 				t.InService = true
 			}
-			if o := tr.Outcome; o != nil {
-				// An agent never works on a turn again that it has finished, so none
-				// of its past may be given a second time, whoever gave it.
-				m.LastTurn = max(m.LastTurn, o.Turn)
+			o := tr.Outcome
+			if o == nil {
+				continue
 			}
-			if o := tr.Outcome; o != nil && t.Turn != 0 && o.Turn == t.Turn {
+			// An agent never works on a turn again that it has finished, so none
+			// of its past may be given a second time, whoever gave it.
+			m.LastTurn = max(m.LastTurn, o.Turn)
+			news := o.Turn > t.Ended
+			t.Ended = max(t.Ended, o.Turn)
+			if t.Turn != 0 && o.Turn == t.Turn {
 				m.finishTurn(a, t, o)
+			} else if news {
+				m.finishForgotten(a, t, o)
 			}
 		}
 	}

@@ -188,6 +188,10 @@ func (m *machine) checkCommand(a *App) bool {
 	if r.Status != Migrating || r.Command == nil || r.Command.Phase == CommandDone {
 		return false
 	}
+	if r.Command.Phase == CommandUnknown {
+		m.pauseForCommand(a) // it was resumed, and its nodes are not prepared any more
+		return true
+	}
 	text := fmt.Sprintf("no word of it from %s in %s", r.Command.Node, a.timeout(r))
 	if r.Command.Phase == CommandOffered {
 		text = fmt.Sprintf("%s did not take it in %s (is its deploy-agent as new as the coordinator?)", r.Command.Node, a.timeout(r))

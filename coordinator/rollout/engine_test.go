@@ -69,6 +69,21 @@ func TestNextStartCounts(t *testing.T) {
 	}
 }
 
+// TestTurnThatWentWithItsTarget is of a target that was taken out of the configuration
+// and put back while its agent worked on a turn: it was seen to serve meanwhile, and
+// is out when that turn ends.
+func TestTurnThatWentWithItsTarget(t *testing.T) {
+	s := steps(t, "app shop web1", "push shop r1", "run")
+	s.must(t, rollout.Reported{At: s.now, Node: "web1", Placements: []rollout.PlacementReport{{
+		App: "shop", Generation: s.state.Generation, Present: []rollout.ReleaseID{"r1"},
+		Targets: []rollout.TargetReport{{Target: "shop@web1", Release: "r1", Rotation: rollout.RotationOut, Health: rollout.Healthy,
+			Outcome: &rollout.Outcome{Turn: 7, Fault: rollout.Revoked, Reason: "revoked"}}},
+	}}})
+	if l := s.state.App("shop").Live; l == nil || l.Kind != rollout.CatchUp {
+		t.Errorf("nothing brings it back: %+v, live %+v", *s.state.Target("shop@web1"), l)
+	}
+}
+
 // TestAppComesBack is of an app that is taken out of the configuration and put
 // in again: no rollout's name is given twice.
 func TestAppComesBack(t *testing.T) {

@@ -273,6 +273,7 @@ type Target struct {
 	Turn     uint64        `json:"turn,omitempty"`
 	TurnBy   time.Time     `json:"turn_by,omitzero"` // deadline of the turn
 	Soak     time.Duration `json:"soak,omitempty"`   // of the turn
+	Ended    uint64        `json:"ended,omitempty"`  // the newest turn that its agent has finished
 
 	// Progress.
 	Phase   Phase     `json:"phase"`

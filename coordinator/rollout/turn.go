@@ -238,6 +238,16 @@ func (m *machine) finishTurn(a *App, t *Target, o *Outcome) {
 	}
 }
 
+// finishForgotten takes the outcome of a turn that went with its target when that was
+// taken out of the configuration. One that is configured again may have been seen to
+// serve while its agent still worked on it, and is out by now.
+func (m *machine) finishForgotten(a *App, t *Target, o *Outcome) {
+	left := t.Phase == TargetActive || t.Phase == TargetReverted
+	if !o.OK && !o.Reverted && t.Turn == 0 && left && t.Seen.Rotation != RotationIn && a.Live == nil {
+		m.rest(t, TargetWaiting) // it catches up
+	}
+}
+
 // judgeTurn takes the outcome of a turn that the live rollout gave.
 func (m *machine) judgeTurn(a *App, t *Target, goal ReleaseID, o *Outcome) {
 	r := a.Live

@@ -118,7 +118,12 @@ func (c *coordinator) checkDrift(t *target, a *rollout.App, st *rollout.Target, 
 }
 
 // leftAlone tells whether a target is as a person made it, and only a person may
-// change that again.
+// change that again: it is brought back already, or runs no release, or does not
+// start on what it was linked to.
 func (c *coordinator) leftAlone(t *target, st *rollout.Target) bool {
-	return st.Drift != nil && (c.mended[t.id] || t.running == foreign)
+	if st.Drift != nil {
+		return c.mended[t.id] || t.running == foreign
+	}
+	linked := c.w.commit(t.app, t.link)
+	return t.hand && t.running == "" && linked != nil && linked.sick(t.n.index)
 }
