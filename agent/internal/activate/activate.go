@@ -224,7 +224,7 @@ func (a *activation) proveAfterBoot() {
 		steps = a.backward(a.t.Undo.From)
 	}
 	switch a.t.Step {
-	case api.StepSwitch, api.StepRestart, api.StepVerify:
+	case api.StepSwitch, api.StepWhileStopped, api.StepRestart, api.StepVerify:
 		a.t.Restarted = true
 	case api.StepBeforeRejoin, api.StepRejoin, api.StepAfterRejoin, api.StepSoak:
 		if slices.Contains(steps, api.StepVerify) {

@@ -315,7 +315,7 @@ func TestADeathAtEveryOperation(t *testing.T) {
 func TestTheMachineGoesDownAtEveryOperation(t *testing.T) {
 	for _, name := range []string{
 		"a good release", "a first deployment", "an unhealthy release", "a release that does not start", "a switch that fails",
-		"revoked while soaking", "a release that is checked at another path", "hooks", "before_rejoin fails", "a sick release with hooks",
+		"revoked while soaking", "a release that is checked at another path", "hooks", "before_rejoin fails", "a sick release with hooks", "a hook while it is stopped", "while_stopped fails",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
