@@ -268,8 +268,8 @@ func (m *machine) settleSkew(a *App) bool {
 	return true
 }
 
-// refuseLateBuild leaves a target for a person whose node is prepared after others
-// may have gone already, and made other files of the release than they did.
+// refuseLateBuild leaves a target for a person whose node is prepared when those of
+// the others were compared already, and made other files of the release than they did.
 func (m *machine) refuseLateBuild(a *App, t *Target) {
 	r := a.Live
 	if a.Policy.BuildOnce || !a.Policy.RefuseSkew || r.Kind != Deploy {

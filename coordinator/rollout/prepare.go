@@ -66,6 +66,9 @@ func (m *machine) settlePrepare(a *App, t *Target) {
 		if !m.beside(r, t, TargetPrepared) {
 			m.note(r, t, NotePrepared, "", "%s is prepared on %s", a.short(r.Release), t.Node)
 		}
+		if r.Status != Preparing {
+			m.refuseLateBuild(a, t)
+		}
 		return
 	}
 	m.retryPrepare(a, p)

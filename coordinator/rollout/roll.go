@@ -59,10 +59,7 @@ func (m *machine) settleReturned(a *App, t *Target) {
 		m.prepare(t, r.Release)
 		m.note(r, t, NoteLost, "", "%s no longer runs %s, and activates it again", t.Place(), a.short(r.Release))
 	}
-	was := t.Phase
-	if m.settlePrepare(a, t); t.Phase == TargetPrepared && was != t.Phase {
-		m.refuseLateBuild(a, t)
-	}
+	m.settlePrepare(a, t)
 }
 
 // holds tells whether the release is on the disk of the target's node.

@@ -121,8 +121,8 @@ func (c *coordinator) checkLast(t *rollout.Target) {
 		case rollout.TargetQuarantined, rollout.TargetUnreachable, rollout.TargetWaiting:
 			return
 		case rollout.TargetActive, rollout.TargetReverted:
-			if k.now != serving {
-				return // it went, and is down by itself now
+			if k.now != serving || k.own {
+				return // it went, and is down by itself now, or a person's
 			}
 		}
 		if st.Turn != 0 || k.runs != t.Release {
