@@ -13,23 +13,20 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/rollout"
 )
 
-func (s *server) deploy(w http.ResponseWriter, r *http.Request) {
+func (s *server) deploy(w http.ResponseWriter, r *http.Request) error {
 	var req api.DeployRequest
 	if err := read(w, r, maxAdminBody, &req); err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	by, err := person(req.By)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	id, err := s.Trigger.Deploy(r.Context(), chi.URLParam(r, "app"), req.Ref, by)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.accepted(w, r, id, nil)
+	return s.accepted(w, r, id, nil)
 }
 
 // person is who asks; the audit needs a name.
@@ -46,46 +43,40 @@ func person(by string) (string, error) {
 
 // accepted answers with the rollout that a request began or was about, and what
 // whoever asked should know.
-func (s *server) accepted(w http.ResponseWriter, r *http.Request, id rollout.RolloutID, warnings []string) {
+func (s *server) accepted(w http.ResponseWriter, r *http.Request, id rollout.RolloutID, warnings []string) error {
 	ro, err := s.find(r.Context(), string(id))
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	ro.Warnings = warnings
-	s.answer(w, http.StatusAccepted, api.Accepted{Rollout: *ro})
+	return answer(w, http.StatusAccepted, api.Accepted{Rollout: *ro})
 }
 
-func (s *server) rollback(w http.ResponseWriter, r *http.Request) {
+func (s *server) rollback(w http.ResponseWriter, r *http.Request) error {
 	var req api.RollbackRequest
 	if err := read(w, r, maxAdminBody, &req); err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	by, err := person(req.By)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	app := chi.URLParam(r, "app")
 	v, err := s.view(r.Context(), app)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	to, err := v.match(req.To)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	effects, err := s.Runner.Apply(r.Context(), app, func(at time.Time) rollout.Event {
 		return rollout.RollbackRequested{At: at, App: app, To: to, By: by}
 	})
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.accepted(w, r, trigger.Concerned(app, effects), missing(effects))
+	return s.accepted(w, r, trigger.Concerned(app, effects), missing(effects))
 }
 
 // match finds the release that a person names by id or by the start of its commit.
@@ -125,17 +116,15 @@ type actionRequest struct {
 }
 
 // action serves a request about the app's live rollout.
-func (s *server) action(event func(actionRequest) rollout.Event) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+func (s *server) action(event func(actionRequest) rollout.Event) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
 		a := actionRequest{app: chi.URLParam(r, "app")}
 		if err := read(w, r, maxAdminBody, &a.ActionRequest); err != nil {
-			s.fail(w, r, err)
-			return
+			return err
 		}
 		by, err := person(a.By)
 		if err != nil {
-			s.fail(w, r, err)
-			return
+			return err
 		}
 		a.By = by
 		effects, err := s.Runner.Apply(r.Context(), a.app, func(at time.Time) rollout.Event {
@@ -143,18 +132,16 @@ func (s *server) action(event func(actionRequest) rollout.Event) http.HandlerFun
 			return event(a)
 		})
 		if err != nil {
-			s.fail(w, r, err)
-			return
+			return err
 		}
-		s.accepted(w, r, trigger.Concerned(a.app, effects), nil)
+		return s.accepted(w, r, trigger.Concerned(a.app, effects), nil)
 	}
 }
 
-func (s *server) hold(w http.ResponseWriter, r *http.Request) {
+func (s *server) hold(w http.ResponseWriter, r *http.Request) error {
 	var req api.HoldRequest
 	if err := read(w, r, maxAdminBody, &req); err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	by, err := person(req.By)
 	switch {
@@ -165,10 +152,9 @@ func (s *server) hold(w http.ResponseWriter, r *http.Request) {
 		err = &api.Error{Kind: api.ErrorInvalid, Text: "a hold cannot last less than nothing"}
 	}
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.held(w, r, func(app string, at time.Time) rollout.Event {
+	return s.held(w, r, func(app string, at time.Time) rollout.Event {
 		ev := rollout.HoldRequested{At: at, App: app, By: by, Reason: req.Reason}
 		if req.For > 0 {
 			ev.Until = at.Add(req.For.D())
@@ -177,32 +163,28 @@ func (s *server) hold(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-func (s *server) unhold(w http.ResponseWriter, r *http.Request) {
+func (s *server) unhold(w http.ResponseWriter, r *http.Request) error {
 	var req api.ActionRequest
 	if err := read(w, r, maxAdminBody, &req); err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	by, err := person(req.By)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.held(w, r, func(app string, at time.Time) rollout.Event {
+	return s.held(w, r, func(app string, at time.Time) rollout.Event {
 		return rollout.UnholdRequested{At: at, App: app, By: by}
 	})
 }
 
-func (s *server) held(w http.ResponseWriter, r *http.Request, event func(app string, at time.Time) rollout.Event) {
+func (s *server) held(w http.ResponseWriter, r *http.Request, event func(app string, at time.Time) rollout.Event) error {
 	app := chi.URLParam(r, "app")
 	if _, err := s.Runner.Apply(r.Context(), app, func(at time.Time) rollout.Event { return event(app, at) }); err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	v, err := s.view(r.Context(), app)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.answer(w, http.StatusOK, v.status())
+	return answer(w, http.StatusOK, v.status())
 }

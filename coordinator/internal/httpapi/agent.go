@@ -10,16 +10,14 @@ import (
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/store"
 )
 
-func (s *server) sync(w http.ResponseWriter, r *http.Request) {
+func (s *server) sync(w http.ResponseWriter, r *http.Request) error {
 	var req api.SyncRequest
 	if err := read(w, r, api.MaxSyncBytes, &req); err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	node := nodeOf(r.Context())
 	if req.Node != node {
-		s.fail(w, r, &api.Error{Kind: api.ErrorForbidden, Text: fmt.Sprintf("the token belongs to node %s, but the agent calls itself %q; set name: %s in agent.yaml or give it its own token", node, req.Node, node)})
-		return
+		return &api.Error{Kind: api.ErrorForbidden, Text: fmt.Sprintf("the token belongs to node %s, but the agent calls itself %q; set name: %s in agent.yaml or give it its own token", node, req.Node, node)}
 	}
 	wait := api.LongPoll
 	if !req.Wait {
@@ -27,19 +25,17 @@ func (s *server) sync(w http.ResponseWriter, r *http.Request) {
 	}
 	placements, err := s.Runner.Sync(r.Context(), node, &req, wait)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	resp := api.SyncResponse{Assignments: make([]api.Assignment, 0, len(placements))}
 	for _, p := range placements {
 		a, err := s.assignment(r.Context(), node, p)
 		if err != nil {
-			s.fail(w, r, err)
-			return
+			return err
 		}
 		resp.Assignments = append(resp.Assignments, a)
 	}
-	s.answer(w, http.StatusOK, resp)
+	return answer(w, http.StatusOK, resp)
 }
 
 // assignment joins what the engine wants with the app's configuration and the
@@ -85,27 +81,24 @@ func apiRelease(r store.Release) api.Release {
 	return api.Release{ID: r.ID, SHA: r.SHA, Subject: r.Subject, Recipe: r.Recipe}
 }
 
-func (s *server) appendLogs(w http.ResponseWriter, r *http.Request) {
+func (s *server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	var req api.LogRequest
 	if err := read(w, r, api.MaxSyncBytes, &req); err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	node := nodeOf(r.Context())
 	if req.Node != node {
-		s.fail(w, r, &api.Error{Kind: api.ErrorForbidden, Text: fmt.Sprintf("the token belongs to node %s, not to %q", node, req.Node)})
-		return
+		return &api.Error{Kind: api.ErrorForbidden, Text: fmt.Sprintf("the token belongs to node %s, not to %q", node, req.Node)}
 	}
 	for _, c := range req.Chunks {
 		if len(c.Data) > api.MaxLogChunk {
-			s.fail(w, r, &api.Error{Kind: api.ErrorTooLarge, Text: fmt.Sprintf("log chunk %d of %s is larger than %d bytes", c.Number, c.Step, api.MaxLogChunk)})
-			return
+			return &api.Error{Kind: api.ErrorTooLarge, Text: fmt.Sprintf("log chunk %d of %s is larger than %d bytes", c.Number, c.Step, api.MaxLogChunk)}
 		}
 	}
 	if err := s.Store.AppendLogs(r.Context(), node, req.Chunks); err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	s.logs.Ring()
 	w.WriteHeader(http.StatusNoContent)
+	return nil
 }

@@ -44,56 +44,50 @@ func (s *server) wanted(app, node string) (rollout.Wanted, uint64, bool) {
 	return state.Wanted(app, node)
 }
 
-func (s *server) archiveState(w http.ResponseWriter, r *http.Request) {
+func (s *server) archiveState(w http.ResponseWriter, r *http.Request) error {
 	app, digest, err := s.archiveOf(r)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	state, err := s.Depot.State(app, digest)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.answer(w, http.StatusOK, state)
+	return answer(w, http.StatusOK, state)
 }
 
-func (s *server) archive(w http.ResponseWriter, r *http.Request) {
+func (s *server) archive(w http.ResponseWriter, r *http.Request) error {
 	app, digest, err := s.archiveOf(r)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	f, err := s.Depot.Open(app, digest)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = &api.Error{Kind: api.ErrorNotFound, Text: fmt.Sprintf("the coordinator does not have the archive %s of %s any more", digest, app)}
 	}
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	defer f.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+digest+`"`)
 	http.ServeContent(w, r, "", time.Time{}, f)
+	return nil
 }
 
 // putArchive takes a piece of an archive, and with the last one verifies it.
-func (s *server) putArchive(w http.ResponseWriter, r *http.Request) {
+func (s *server) putArchive(w http.ResponseWriter, r *http.Request) error {
 	app, digest, err := s.archiveOf(r)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	node, release := nodeOf(r.Context()), r.URL.Query().Get("release")
 	if want, _, _ := s.wanted(app, node); !want.Share || string(want.Prepare) != release {
-		s.fail(w, r, &api.Error{Kind: api.ErrorForbidden, Text: fmt.Sprintf("node %s was not asked to share release %.100q of %s", node, release, app)})
-		return
+		return &api.Error{Kind: api.ErrorForbidden, Text: fmt.Sprintf("node %s was not asked to share release %.100q of %s", node, release, app)}
 	}
 	offset, err := number(r, "offset")
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	state, err := s.Depot.Append(app, digest, offset, api.ArchivePiece, http.MaxBytesReader(w, r.Body, api.ArchivePiece))
 	if err == nil && r.URL.Query().Get("last") != "" && !state.Complete {
@@ -103,8 +97,7 @@ func (s *server) putArchive(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.answer(w, http.StatusOK, state)
+	return answer(w, http.StatusOK, state)
 }

@@ -21,29 +21,26 @@ type Survey interface {
 	Notes(app string) []string
 }
 
-func (s *server) balancer(w http.ResponseWriter, r *http.Request) {
+func (s *server) balancer(w http.ResponseWriter, r *http.Request) error {
 	var req api.BalancerRequest
 	if err := read(w, r, maxAdminBody, &req); err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	out, err := s.Broker.Do(r.Context(), nodeOf(r.Context()), req)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.answer(w, http.StatusOK, out)
+	return answer(w, http.StatusOK, out)
 }
 
-func (s *server) balancers(w http.ResponseWriter, r *http.Request) {
+func (s *server) balancers(w http.ResponseWriter, r *http.Request) error {
 	out, err := s.Survey.Balancers(r.Context(), r.URL.Query().Get("name"))
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.answer(w, http.StatusOK, out)
+	return answer(w, http.StatusOK, out)
 }
 
-func (s *server) doctor(w http.ResponseWriter, r *http.Request) {
-	s.answer(w, http.StatusOK, s.Survey.Doctor(r.Context()))
+func (s *server) doctor(w http.ResponseWriter, r *http.Request) error {
+	return answer(w, http.StatusOK, s.Survey.Doctor(r.Context()))
 }

@@ -18,12 +18,11 @@ import (
 
 // plan tells what a deploy or a rollback would do, by stepping a copy of the pool
 // with the request: what it shows is what the engine would do.
-func (s *server) plan(w http.ResponseWriter, r *http.Request) {
+func (s *server) plan(w http.ResponseWriter, r *http.Request) error {
 	app := chi.URLParam(r, "app")
 	v, err := s.view(r.Context(), app)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	q := r.URL.Query()
 	var p api.Plan
@@ -40,10 +39,9 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 		p.Refused, err = refused.Text, nil
 	}
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.answer(w, http.StatusOK, p)
+	return answer(w, http.StatusOK, p)
 }
 
 func (s *server) planDeploy(r *http.Request, v *view, ref string) (api.Plan, error) {

@@ -23,24 +23,22 @@ const (
 	maxDeliveries = 100
 )
 
-func (s *server) status(w http.ResponseWriter, r *http.Request) {
+func (s *server) status(w http.ResponseWriter, r *http.Request) error {
 	st := api.Status{At: time.Now().UTC(), Version: s.Version, Apps: []api.AppStatus{}}
 	for _, a := range s.Apps {
 		v, err := s.view(r.Context(), a.Name)
 		if err != nil {
-			s.fail(w, r, err)
-			return
+			return err
 		}
 		st.Apps = append(st.Apps, v.status())
 	}
-	s.answer(w, http.StatusOK, st)
+	return answer(w, http.StatusOK, st)
 }
 
-func (s *server) deliveries(w http.ResponseWriter, r *http.Request) {
+func (s *server) deliveries(w http.ResponseWriter, r *http.Request) error {
 	ds, err := s.Store.Deliveries(r.Context(), maxDeliveries)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	out := []api.Delivery{}
 	for _, d := range ds {
@@ -53,15 +51,14 @@ func (s *server) deliveries(w http.ResponseWriter, r *http.Request) {
 		}
 		out = append(out, x)
 	}
-	s.answer(w, http.StatusOK, out)
+	return answer(w, http.StatusOK, out)
 }
 
-func (s *server) rollouts(w http.ResponseWriter, r *http.Request) {
+func (s *server) rollouts(w http.ResponseWriter, r *http.Request) error {
 	app := chi.URLParam(r, "app")
 	list, err := s.Store.Rollouts(r.Context(), app, maxRollouts)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	read := s.past
 	if len(list) == 0 {
@@ -69,14 +66,13 @@ func (s *server) rollouts(w http.ResponseWriter, r *http.Request) {
 	}
 	v, err := read(r.Context(), app)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	out := []api.Rollout{}
 	for _, c := range list {
 		out = append(out, *v.rollout(c))
 	}
-	s.answer(w, http.StatusOK, out)
+	return answer(w, http.StatusOK, out)
 }
 
 // find returns a rollout as it stands now.
@@ -92,28 +88,25 @@ func (s *server) find(ctx context.Context, id string) (*api.Rollout, error) {
 	return v.rollout(c), nil
 }
 
-func (s *server) rollout(w http.ResponseWriter, r *http.Request) {
+func (s *server) rollout(w http.ResponseWriter, r *http.Request) error {
 	ro, err := s.find(r.Context(), chi.URLParam(r, "rollout"))
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
-	s.answer(w, http.StatusOK, ro)
+	return answer(w, http.StatusOK, ro)
 }
 
 // events answers with the timeline after a number. With ?wait= it answers once
 // there is a new line or a target's step changed.
-func (s *server) events(w http.ResponseWriter, r *http.Request) {
+func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 	ctx, id := r.Context(), chi.URLParam(r, "rollout")
 	after, err := number(r, "after")
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	wait, err := waiting(r)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -122,22 +115,18 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 		news := s.Runner.News()
 		ro, err := s.find(ctx, id)
 		if err != nil {
-			s.fail(w, r, err)
-			return
+			return err
 		}
 		lines, err := s.Store.Timeline(ctx, rollout.RolloutID(id), after, maxEvents)
 		if err != nil {
-			s.fail(w, r, err)
-			return
+			return err
 		}
 		now, err := standing(ro)
 		if err != nil {
-			s.fail(w, r, err)
-			return
+			return err
 		}
 		if len(lines) > 0 || (state != "" && state != now) || ro.Done || wait == 0 {
-			s.answer(w, http.StatusOK, api.EventPage{Rollout: *ro, State: now, Events: apiEvents(lines)})
-			return
+			return answer(w, http.StatusOK, api.EventPage{Rollout: *ro, State: now, Events: apiEvents(lines)})
 		}
 		state = now
 		select {
@@ -145,8 +134,7 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 		case <-timer.C:
 			wait = 0
 		case <-ctx.Done():
-			s.fail(w, r, context.Cause(ctx))
-			return
+			return context.Cause(ctx)
 		}
 	}
 }
@@ -172,18 +160,16 @@ func apiEvents(lines []store.Line) []api.Event {
 	return events
 }
 
-func (s *server) readLogs(w http.ResponseWriter, r *http.Request) {
+func (s *server) readLogs(w http.ResponseWriter, r *http.Request) error {
 	ctx, id := r.Context(), chi.URLParam(r, "rollout")
 	q := store.LogQuery{Rollout: rollout.RolloutID(id), Node: r.URL.Query().Get("node"), Step: api.Step(r.URL.Query().Get("step"))}
 	var err error
 	if q.After, err = number(r, "after"); err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	wait, err := waiting(r)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -191,20 +177,17 @@ func (s *server) readLogs(w http.ResponseWriter, r *http.Request) {
 		news, arrived := s.Runner.News(), s.logs.Wait()
 		ro, err := s.find(ctx, id)
 		if err != nil {
-			s.fail(w, r, err)
-			return
+			return err
 		}
 		lines, err := s.Store.Logs(ctx, q)
 		if err != nil {
-			s.fail(w, r, err)
-			return
+			return err
 		}
 		if len(lines) > 0 || ro.Done || wait == 0 {
 			if lines == nil {
 				lines = []api.LogLine{}
 			}
-			s.answer(w, http.StatusOK, api.LogPage{Lines: lines, Done: ro.Done && len(lines) == 0})
-			return
+			return answer(w, http.StatusOK, api.LogPage{Lines: lines, Done: ro.Done && len(lines) == 0})
 		}
 		select {
 		case <-news:
@@ -212,8 +195,7 @@ func (s *server) readLogs(w http.ResponseWriter, r *http.Request) {
 		case <-timer.C:
 			wait = 0
 		case <-ctx.Done():
-			s.fail(w, r, context.Cause(ctx))
-			return
+			return context.Cause(ctx)
 		}
 	}
 }

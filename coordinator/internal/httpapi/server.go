@@ -96,52 +96,52 @@ func New(cfg Config) http.Handler {
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, &api.Error{Kind: api.ErrorNotFound, Text: fmt.Sprintf("there is nothing at %s", r.URL.Path)})
 	})
-	r.Get("/healthz", s.healthz)
+	r.Get("/healthz", s.serve(s.healthz))
 	r.Method(http.MethodGet, "/metrics", cfg.Metrics)
 	r.Method(http.MethodPost, "/webhook/github", throttled(cfg.Webhook))
 	r.Route("/agent/v1", func(r chi.Router) {
 		r.Use(s.asAgent)
-		r.Post("/sync", s.sync)
-		r.Post("/logs", s.appendLogs)
-		r.Post("/balancer", s.balancer)
-		r.Get("/archives/{digest}/state", s.archiveState)
+		r.Post("/sync", s.serve(s.sync))
+		r.Post("/logs", s.serve(s.appendLogs))
+		r.Post("/balancer", s.serve(s.balancer))
+		r.Get("/archives/{digest}/state", s.serve(s.archiveState))
 		r.Group(func(r chi.Router) {
 			r.Use(middleware.ThrottleBacklog(archivePieces, archiveBacklog, archiveWait))
-			r.Get("/archives/{digest}", s.archive)
-			r.Put("/archives/{digest}", s.putArchive)
+			r.Get("/archives/{digest}", s.serve(s.archive))
+			r.Put("/archives/{digest}", s.serve(s.putArchive))
 		})
-		r.Get("/source/{app}/{release}", s.source)
-		r.Get("/source/{app}/{release}/large", s.largeFile)
+		r.Get("/source/{app}/{release}", s.serve(s.source))
+		r.Get("/source/{app}/{release}/large", s.serve(s.largeFile))
 	})
 	r.Route("/v1", func(r chi.Router) {
 		r.Use(s.asAdmin)
-		r.Get("/status", s.status)
-		r.Get("/deliveries", s.deliveries)
-		r.Get("/balancers", s.balancers)
-		r.Get("/doctor", s.doctor)
+		r.Get("/status", s.serve(s.status))
+		r.Get("/deliveries", s.serve(s.deliveries))
+		r.Get("/balancers", s.serve(s.balancers))
+		r.Get("/doctor", s.serve(s.doctor))
 		r.Route("/apps/{app}", func(r chi.Router) {
-			r.Get("/rollouts", s.rollouts)
-			r.Get("/plan", s.plan)
-			r.Post("/deploy", s.deploy)
-			r.Post("/rollback", s.rollback)
-			r.Post("/retry", s.action(func(a actionRequest) rollout.Event {
+			r.Get("/rollouts", s.serve(s.rollouts))
+			r.Get("/plan", s.serve(s.plan))
+			r.Post("/deploy", s.serve(s.deploy))
+			r.Post("/rollback", s.serve(s.rollback))
+			r.Post("/retry", s.serve(s.action(func(a actionRequest) rollout.Event {
 				return rollout.RetryRequested{At: a.at, App: a.app, By: a.By}
-			}))
-			r.Post("/pause", s.action(func(a actionRequest) rollout.Event {
+			})))
+			r.Post("/pause", s.serve(s.action(func(a actionRequest) rollout.Event {
 				return rollout.PauseRequested{At: a.at, App: a.app, By: a.By, Reason: a.Reason}
-			}))
-			r.Post("/resume", s.action(func(a actionRequest) rollout.Event {
+			})))
+			r.Post("/resume", s.serve(s.action(func(a actionRequest) rollout.Event {
 				return rollout.ResumeRequested{At: a.at, App: a.app, By: a.By}
-			}))
-			r.Post("/abort", s.action(func(a actionRequest) rollout.Event {
+			})))
+			r.Post("/abort", s.serve(s.action(func(a actionRequest) rollout.Event {
 				return rollout.AbortRequested{At: a.at, App: a.app, By: a.By, Reason: a.Reason}
-			}))
-			r.Post("/hold", s.hold)
-			r.Post("/unhold", s.unhold)
+			})))
+			r.Post("/hold", s.serve(s.hold))
+			r.Post("/unhold", s.serve(s.unhold))
 		})
-		r.Get("/rollouts/{rollout}", s.rollout)
-		r.Get("/rollouts/{rollout}/events", s.events)
-		r.Get("/rollouts/{rollout}/logs", s.readLogs)
+		r.Get("/rollouts/{rollout}", s.serve(s.rollout))
+		r.Get("/rollouts/{rollout}/events", s.serve(s.events))
+		r.Get("/rollouts/{rollout}/logs", s.serve(s.readLogs))
 	})
 	return r
 }
@@ -159,12 +159,11 @@ func throttled(webhook http.Handler) http.Handler {
 	})
 }
 
-func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
+func (s *server) healthz(w http.ResponseWriter, r *http.Request) error {
 	if err := s.Store.Ping(r.Context()); err != nil {
-		s.fail(w, r, &api.Error{Kind: api.ErrorUnavailable, Text: fmt.Sprintf("the database does not answer: %v", err)})
-		return
+		return &api.Error{Kind: api.ErrorUnavailable, Text: fmt.Sprintf("the database does not answer: %v", err)}
 	}
-	s.answer(w, http.StatusOK, map[string]string{"status": "ok", "version": s.Version})
+	return answer(w, http.StatusOK, map[string]string{"status": "ok", "version": s.Version})
 }
 
 // recoverer turns a panic of one request into an answer; the others go on.
@@ -183,16 +182,30 @@ func (s *server) recoverer(next http.Handler) http.Handler {
 	})
 }
 
-func (s *server) answer(w http.ResponseWriter, status int, v any) {
+// endpoint answers a request, or returns what went wrong before it has.
+type endpoint func(w http.ResponseWriter, r *http.Request) error
+
+// serve answers also what went wrong.
+func (s *server) serve(e endpoint) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := e(w, r); err != nil {
+			s.fail(w, r, err)
+		}
+	}
+}
+
+// answer sends v as JSON. An error is of the coordinator's own making, and nothing
+// was sent then.
+func answer(w http.ResponseWriter, status int, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
-		s.Log.Error("Cannot encode an answer", "error", err)
-		status, body = http.StatusInternalServerError, []byte(`{"kind":"internal","text":"cannot encode the answer"}`)
+		return fmt.Errorf("cannot encode the answer: %w", err)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	// The client is gone when this fails; there is nobody left to tell.
 	_, _ = w.Write(append(body, '\n'))
+	return nil
 }
 
 // fail answers with what went wrong; what is nobody's mistake is also logged.
@@ -201,7 +214,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if e.Kind == api.ErrorInternal {
 		s.Log.Error("Cannot answer a request", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
-	s.answer(w, statusOf(e.Kind), e)
+	_ = answer(w, statusOf(e.Kind), e) // which can always be encoded
 }
 
 // asError is the one place where errors become answers.

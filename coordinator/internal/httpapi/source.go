@@ -48,16 +48,14 @@ func (s *server) sourceOf(r *http.Request) (app, sha string, err error) {
 	return app, releases[0].SHA, nil
 }
 
-func (s *server) source(w http.ResponseWriter, r *http.Request) {
+func (s *server) source(w http.ResponseWriter, r *http.Request) error {
 	app, sha, err := s.sourceOf(r)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	sending, err := s.Sources.Send(r.Context(), app, sha, r.URL.Query()["have"])
 	if err != nil {
-		s.fail(w, r, sourceError(err))
-		return
+		return sourceError(err)
 	}
 	defer sending.Close()
 	w.Header().Set("Content-Type", "application/x-git-pack")
@@ -66,23 +64,23 @@ func (s *server) source(w http.ResponseWriter, r *http.Request) {
 		s.Log.Warn("Cannot send a commit", "app", app, "commit", sha, "node", nodeOf(r.Context()), "error", err)
 		panic(http.ErrAbortHandler)
 	}
+	return nil
 }
 
 // largeFile sends a file in Git LFS of a release's commit, or the rest of it.
-func (s *server) largeFile(w http.ResponseWriter, r *http.Request) {
+func (s *server) largeFile(w http.ResponseWriter, r *http.Request) error {
 	app, sha, err := s.sourceOf(r)
 	if err != nil {
-		s.fail(w, r, err)
-		return
+		return err
 	}
 	f, err := s.Sources.SendLarge(r.Context(), app, sha, r.URL.Query().Get("path"))
 	if err != nil {
-		s.fail(w, r, sourceError(err))
-		return
+		return sourceError(err)
 	}
 	defer f.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	http.ServeContent(w, r, "", time.Time{}, f)
+	return nil
 }
 
 // sourceError keeps for the agent what went wrong.
