@@ -160,14 +160,14 @@ func (m *machine) commandUnknown(a *App, text string) {
 		return
 	}
 	c.Phase, c.Text = CommandUnknown, text
-	m.note(a.Live, nil, NoteFailed, ReasonCommandUnknown, "it is not certain what became of the release command of %s on %s: %s", a.short(a.Live.Release), c.Node, text)
+	m.note(a.Live, nil, NoteFailed, ReasonCommandUnknown, "it is not known that the release command of %s did its work on %s: %s", a.short(a.Live.Release), c.Node, text)
 	m.pauseForCommand(a)
 }
 
 func (m *machine) pauseForCommand(a *App) {
 	r := a.Live
 	m.pause(r, "lockstep", ReasonCommandUnknown, fmt.Sprintf(
-		"it is not certain what became of the release command of %s on %s: %s; it is not run again by itself: see what it did, then `deployctl retry %s` runs it again, `deployctl abort %s` gives the release up",
+		"it is not known that the release command of %s did its work on %s: %s; it is not run again by itself: see what it did, then `deployctl retry %s` runs it again, `deployctl abort %s` gives the release up",
 		a.short(r.Release), r.Command.Node, r.Command.Text, a.Name, a.Name))
 }
 
