@@ -110,12 +110,13 @@ func (a *App) StableBefore(id ReleaseID) ReleaseID {
 // start.
 func (s *State) Converged(app string) bool {
 	a := s.App(app)
-	if a == nil || a.Live != nil || a.Current == "" {
-		return false
-	}
+	return a != nil && a.Live == nil && a.Current != "" &&
+		s.everyTarget(app, func(t *Target) bool { return !s.down(t) && t.stays(a.Current) })
+}
+
+func (s *State) everyTarget(app string, is func(*Target) bool) bool {
 	for i := range s.Targets {
-		t := &s.Targets[i]
-		if t.App == app && (s.down(t) || !t.stays(a.Current)) {
+		if t := &s.Targets[i]; t.App == app && !is(t) {
 			return false
 		}
 	}

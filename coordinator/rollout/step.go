@@ -131,7 +131,8 @@ func (m *machine) settleApp(a *App) bool {
 // markStable records that all targets serve the app's current release.
 func (m *machine) markStable(a *App) {
 	r := a.Release(a.Current)
-	if r == nil || r.Stable || r.Bad != nil || !m.Converged(a.Name) {
+	serves := func(t *Target) bool { return !m.down(t) && t.Proved(a.Current) }
+	if r == nil || r.Stable || r.Bad != nil || !m.everyTarget(a.Name, serves) {
 		return
 	}
 	r.Stable = true
