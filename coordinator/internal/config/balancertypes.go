@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/lockstep-deploy/lockstep/coordinator/api"
 )
 
 // balancerTypes are the types of balancers that there are.
@@ -90,7 +92,7 @@ func (o object) oneOrMore(key, write, the, a string, fit func(string) bool) []st
 }
 
 func (l *loader) readNginx(b *Balancer, o object) {
-	n := &Nginx{}
+	n := &api.Nginx{}
 	b.Nginx = n
 	const file = "/etc/nginx/upstreams.conf"
 	if v, ok := o.need("file", file); ok {
@@ -112,7 +114,7 @@ func (l *loader) readNginx(b *Balancer, o object) {
 }
 
 func (l *loader) readCaddy(b *Balancer, o object) {
-	c := &Caddy{}
+	c := &api.Caddy{}
 	b.Caddy = c
 	const admin = "http://127.0.0.1:2019"
 	if v, ok := o.need("endpoint", admin); ok {
@@ -134,7 +136,7 @@ func (l *loader) readCaddy(b *Balancer, o object) {
 }
 
 func (l *loader) readExec(b *Balancer, o object) {
-	b.Exec = &Exec{}
+	b.Exec = &api.Exec{}
 	const command = "[/etc/lockstep/balancer]"
 	v, ok := o.need("command", command)
 	if !ok {

@@ -71,9 +71,9 @@ type Balancer struct {
 
 	// What only one type has; the others' are nil.
 	HAProxy      *HAProxy
-	Nginx        *Nginx
-	Caddy        *Caddy
-	Exec         *Exec
+	Nginx        *api.Nginx
+	Caddy        *api.Caddy
+	Exec         *api.Exec
 	Hetzner      *Hetzner
 	DigitalOcean *DigitalOcean
 	// Gate is not nil where a target leaves by its health gate.
@@ -94,27 +94,6 @@ type HAProxy struct {
 	Backends  []string
 	// AllowUnreachable is how many instances may be down without stopping a turn.
 	AllowUnreachable int
-}
-
-// Nginx is the file with nginx's upstreams, on the machine of whoever edits it.
-// What is empty is as the nginx adapter has it.
-type Nginx struct {
-	File         string
-	Upstreams    []string
-	PIDFile      string
-	Test, Reload []string // commands with their arguments
-}
-
-// Caddy is where Caddy's admin API is, and which handlers it is about.
-type Caddy struct {
-	Endpoint string   // http://host:port or unix:///path
-	Handlers []string // their @id
-	Parked   string   // the @id of the handler that only counts, or ""
-}
-
-// Exec is a program of the user's own.
-type Exec struct {
-	Command []string // by its absolute path, with its arguments
 }
 
 // Hetzner is a load balancer of Hetzner Cloud.

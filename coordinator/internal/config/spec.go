@@ -67,6 +67,9 @@ func (b *Balancer) Direct() api.Balancer {
 		DrainTimeout:   api.Duration(b.DrainTimeout),
 		OnDrainTimeout: b.OnDrainTimeout,
 		RejoinTimeout:  api.Duration(b.RejoinTimeout),
+		Nginx:          b.Nginx,
+		Caddy:          b.Caddy,
+		Exec:           b.Exec,
 	}
 	if i := b.Idle; i != nil {
 		s.Idle = &api.Idle{Ports: i.Ports, Ignore: i.Ignore, Window: api.Duration(i.Window)}
@@ -78,15 +81,6 @@ func (b *Balancer) Direct() api.Balancer {
 		s.Gate = &api.Gate{Port: g.Port, Path: g.Path, Refusal: g.Refusal}
 	}
 	switch {
-	case b.Nginx != nil:
-		n := api.Nginx(*b.Nginx)
-		s.Nginx = &n
-	case b.Caddy != nil:
-		c := api.Caddy(*b.Caddy)
-		s.Caddy = &c
-	case b.Exec != nil:
-		e := api.Exec(*b.Exec)
-		s.Exec = &e
 	case b.Hetzner != nil:
 		h := b.Hetzner
 		s.Cloud = &api.Cloud{LoadBalancer: h.LoadBalancer, Endpoint: h.Endpoint, Mode: h.Mode}
