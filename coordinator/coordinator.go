@@ -109,44 +109,50 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}
 
+	handler := httpapi.New(httpapi.Config{
+		Apps: httpApps(fleet), Runner: run, Trigger: trig, Store: st, Webhook: hook, Broker: lbs, Depot: built,
+		Archived: func(ctx context.Context, app string) error { return tellArchives(ctx, built, run, app) }, Survey: look, Sources: commits,
+		Metrics: m.Handler(), Tokens: tokens(fleet), Version: o.Version, Log: o.Log,
+	})
 	g, ctx := errgroup.WithContext(ctx)
-	srv := &http.Server{
-		Handler: httpapi.New(httpapi.Config{
-			Apps: httpApps(fleet), Runner: run, Trigger: trig, Store: st, Webhook: hook, Broker: lbs, Depot: built,
-			Archived: func(ctx context.Context, app string) error { return tellArchives(ctx, built, run, app) }, Survey: look, Sources: commits,
-			Metrics: m.Handler(), Tokens: tokens(fleet), Version: o.Version, Log: o.Log,
-		}),
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		// Long polls end when the coordinator stops.
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
-	}
 	g.Go(func() error { return run.Run(ctx) })
 	g.Go(func() error { return trig.Run(ctx) })
 	g.Go(func() error { return prune(ctx, st, o.Log) })
 	g.Go(func() error { return keepArchives(ctx, built, run, o.Log) })
-	g.Go(func() error {
-		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("cannot serve on %s: %w", ln.Addr(), err)
-		}
-		return nil
-	})
-	g.Go(func() error {
-		<-ctx.Done()
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		defer cancel()
-		if err := srv.Shutdown(stop); err != nil {
-			return errors.Join(fmt.Errorf("cannot stop serving in %s: %w", stopTimeout, err), srv.Close())
-		}
-		return nil
-	})
+	g.Go(func() error { return serve(ctx, ln, handler, o.Log) })
 	o.Log.Info("Coordinator ready", "address", ln.Addr().String(), "apps", len(fleet.Apps), "nodes", len(fleet.Nodes), "version", o.Version)
 	if o.Ready != nil {
 		o.Ready(ln.Addr())
 	}
 	return g.Wait()
+}
+
+// serve answers requests until ctx ends, and then those under way.
+func serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logger) error {
+	srv := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		// Long polls end when the coordinator stops.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(ln) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("cannot serve on %s: %w", ln.Addr(), err)
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	err := srv.Shutdown(stop)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("cannot stop serving in %s: %w", stopTimeout, err), srv.Close())
+	}
+	<-ended
+	return err
 }
 
 // prune forgets old history once a day.
