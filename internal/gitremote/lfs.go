@@ -71,6 +71,19 @@ func (r Remote) LFS() string {
 	return r.public
 }
 
+// LFSRefused says what to do when the host of the files does not accept the
+// credentials that it was shown.
+func (r Remote) LFSRefused() string {
+	l := r.login
+	if r.lfs != "" {
+		l = r.lfsLogin
+	}
+	if remedy := l.refused(); l.Password != nil && remedy != "" {
+		return remedy
+	}
+	return "give credentials that may read it; those of the repository's URL are wrong or expired"
+}
+
 // lfsCredentials returns what a git program is to log in with over http, and to
 // which host; the host is "" when there is nothing to log in with.
 func (r Remote) lfsCredentials() (host, user, password string, err error) {

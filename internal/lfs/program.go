@@ -54,11 +54,11 @@ func Download(ctx context.Context, repo string, from gitremote.Remote, p Pointer
 	case to.err != nil && (said.Len() == 0 || !errors.As(to.err, &other)):
 		return to.err
 	case err != nil:
-		f := &gitremote.Failure{Err: fmt.Errorf("git-lfs cannot download it from %s (%w): %s; check that the file was pushed (git lfs push --all origin), and that the credentials may read it",
-			from.LFS(), err, from.Clean(said.String()))}
+		f := &gitremote.Failure{Remedy: "check that the file was pushed (git lfs push --all origin), and that the credentials may read it"}
 		if _, err := os.Stat(refused); err == nil {
-			f.Kind = gitremote.ErrDenied
+			f.Kind, f.Remedy = gitremote.ErrDenied, from.LFSRefused()
 		}
+		f.Err = fmt.Errorf("git-lfs cannot download it from %s (%w): %s; %s", from.LFS(), err, from.Clean(said.String()), f.Remedy)
 		return f
 	}
 	return gone

@@ -142,7 +142,7 @@ func TestFilesInLFSAreDownloaded(t *testing.T) {
 	refused(missing, "SECRET", `"gone.bin"`, "git lfs push", "no such object")
 	refused(wrong, "SECRET", `"other.bin"`)
 	must(t, openRepo(t, store, u.dir).Fetch(t.Context(), good, nil))
-	refused(good, "WRONG", `"a/model.bin"`, "credentials")
+	refused(good, "WRONG", `"a/model.bin"`, "the credentials of the test are wrong or expired")
 	dir, err := write(good, "SECRET")
 	must(t, err)
 	same(t, tree(t, dir), map[string]string{"a": "dir", "a/model.bin": "600 " + string(content), "b": "600 plain"})
