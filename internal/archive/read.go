@@ -162,7 +162,7 @@ func open(place string) (*os.File, fs.FileInfo, error) {
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
-		err = errors.New("it changed while it was read")
+		err = errChanged
 	}
 	if err != nil {
 		f.Close()
@@ -171,35 +171,66 @@ func open(place string) (*os.File, fs.FileInfo, error) {
 	return f, fi, nil
 }
 
-// read reads a small file and its sum, and of any the kind.
+// read reads a small file and its sum, and of any the kind. It does without what
+// package os adds for files that may block: most of reading a small file is
+// opening it.
 func (t *tree) read(it *item) {
-	f, fi, err := open(t.place(it))
-	if err != nil {
+	if err := t.readAt(t.place(it), it); err != nil {
 		it.err = fmt.Errorf("cannot read %s: %w", quote(it.path), err)
-		return
 	}
-	defer f.Close()
-	if fi.Mode()&0o100 != 0 {
+}
+
+func (t *tree) readAt(place string, it *item) error {
+	var fd int
+	err := again(func() (err error) {
+		fd, err = unix.Open(place, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return errChanged
+	}
+	if st.Mode&0o100 != 0 {
 		it.kind = kindProgram
 	}
-	if fi.Size() > small {
+	if st.Size > small {
 		it.large = true
-		return
+		return nil
 	}
 	buf := *buffers.Get().(*[]byte)
-	n, err := io.ReadFull(f, buf[:small+1])
-	switch {
-	case err == nil: // it grew
+	n, end := 0, false
+	for !end && n <= small {
+		k := 0
+		err := again(func() (err error) {
+			k, err = unix.Read(fd, buf[n:small+1])
+			return err
+		})
+		if err != nil {
+			buffers.Put(&buf)
+			return err
+		}
+		n += k
+		// No need to be told the end where it was said to be.
+		end = k == 0 || int64(n) == st.Size
+	}
+	if n > small { // it grew
 		it.large = true
 		buffers.Put(&buf)
-		return
-	case !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
-		it.err = fmt.Errorf("cannot read %s: %w", quote(it.path), err)
-		return
+		return nil
 	}
 	it.data = buf[:n]
 	it.sum = sha256.Sum256(it.data)
+	return nil
 }
+
+var errChanged = errors.New("it changed while it was read")
 
 // Digest reads the tree in dir. What skip (which may be nil) is true of is left
 // out, with all below it.

@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 )
 
 // Limits bound what an archive may unpack to, whatever it says of itself.
@@ -69,7 +68,14 @@ func unpack(ctx context.Context, r io.Reader, root *os.Root, lim Limits) (s Summ
 	if err != nil {
 		return s, err
 	}
-	u := newUnpacker(root, lim)
+	top := -1
+	if root != nil {
+		if top, err = descriptor(root); err != nil {
+			in.close()
+			return s, errors.Join(err, root.Close())
+		}
+	}
+	u := newUnpacker(root, top, lim)
 	stream := &bounded{r: in, left: lim.Bytes}
 	err = u.all(tar.NewReader(stream))
 	if err == nil {
@@ -120,19 +126,6 @@ type unpacker struct {
 	err   error // of writing
 }
 
-// folder is a directory that is open for as long as something is written in it.
-type folder struct {
-	path string
-	root *os.Root
-	refs atomic.Int32
-}
-
-func (f *folder) release() {
-	if f.refs.Add(-1) == 0 && f.root != nil && f.path != "" {
-		f.root.Close()
-	}
-}
-
 // output is one entry on its way to the disk.
 type output struct {
 	kind  byte
@@ -150,9 +143,10 @@ type outputs struct {
 	ready chan struct{}
 }
 
-func newUnpacker(root *os.Root, lim Limits) *unpacker {
+// newUnpacker is for a directory and its descriptor, which it closes.
+func newUnpacker(root *os.Root, fd int, lim Limits) *unpacker {
 	u := &unpacker{tally: newTally(), root: root, lim: lim, order: make(chan *outputs, pending), work: make(chan *outputs, pending), done: make(chan struct{})}
-	top := &folder{root: root}
+	top := &folder{fd: fd}
 	top.refs.Store(1)
 	u.stack = []*folder{top}
 	for range min(runtime.GOMAXPROCS(0), 4) {
@@ -350,54 +344,17 @@ func (u *unpacker) enter(path string) (*folder, error) {
 	return in, nil
 }
 
-func (u *unpacker) dir(path string, in *folder) error {
-	f := &folder{path: path}
-	f.refs.Store(1)
-	if u.root != nil {
-		name := base(path)
-		if err := in.root.Mkdir(name, 0o755); err != nil {
-			return err
-		}
-		var err error
-		if f.root, err = in.root.OpenRoot(name); err != nil {
-			return err
-		}
-	}
-	u.stack = append(u.stack, f)
-	u.send(&output{kind: kindDir, path: path})
-	return nil
-}
-
-func (u *unpacker) create(o *output) (*os.File, error) {
-	perm := os.FileMode(0o644)
-	if o.kind == kindProgram {
-		perm = 0o755
-	}
-	return o.in.root.OpenFile(base(o.path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
-}
-
-func (u *unpacker) write(o *output) error {
-	if u.root == nil {
-		return nil
-	}
-	f, err := u.create(o)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(o.data)
-	return errors.Join(err, f.Close())
-}
-
 // large writes a file as it comes.
 func (u *unpacker) large(o *output, r io.Reader, buf []byte) error {
 	sum := sha256.New()
 	var to io.Writer = sum
 	var f *os.File
 	if u.root != nil {
-		var err error
-		if f, err = u.create(o); err != nil {
+		fd, err := u.create(o)
+		if err != nil {
 			return err
 		}
+		f = os.NewFile(uintptr(fd), o.path)
 		to = io.MultiWriter(f, sum)
 	}
 	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{r}, buf)
