@@ -28,11 +28,7 @@ func (p *provider) BeginDrain(ctx context.Context, r lbclient.Restore, minHealth
 		return &lbclient.Error{Class: lbclient.ClassInvalid, Op: p.op(verb),
 			Text: "the recorded state is of other endpoints or backends than are configured now; record it again"}
 	}
-	instances, err := p.look(ctx, rec.questions())
-	if err != nil {
-		return err
-	}
-	places, err := p.places(verb, instances)
+	places, err := p.seek(ctx, verb, rec.questions())
 	if err != nil {
 		return err
 	}
@@ -97,11 +93,7 @@ func (p *provider) drain(ctx context.Context, places []place) (told []place, err
 // up a serving target have enough others still.
 func (p *provider) confirm(ctx context.Context, rec record, gave []place, minHealthy int) error {
 	const verb = "confirm the drain of"
-	instances, err := p.look(ctx, rec.questions())
-	if err != nil {
-		return err
-	}
-	places, err := p.places(verb, instances)
+	places, err := p.seek(ctx, verb, rec.questions())
 	if err != nil {
 		return err
 	}
@@ -174,11 +166,7 @@ func (p *provider) undrain(ctx context.Context, pl place) (bool, error) {
 
 // lookOne reads the target in one backend of one instance.
 func (p *provider) lookOne(ctx context.Context, q question) (*server, error) {
-	instances, err := p.look(ctx, []question{q})
-	if err != nil {
-		return nil, err
-	}
-	places, err := p.places("read", instances)
+	places, err := p.seek(ctx, "read", []question{q})
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,7 @@ func (p *provider) ForceIdle(ctx context.Context, r lbclient.Restore) error {
 	if err != nil {
 		return err
 	}
-	places, err := p.seek(ctx, verb, rec)
+	places, err := p.seek(ctx, verb, rec.questions())
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (p *provider) ForceIdle(ctx context.Context, r lbclient.Restore) error {
 			}
 		}
 	}
-	if places, err = p.seek(ctx, verb, rec); err != nil {
+	if places, err = p.seek(ctx, verb, rec.questions()); err != nil {
 		return err
 	}
 	for _, pl := range places {
@@ -73,15 +73,6 @@ func (p *provider) ForceIdle(ctx context.Context, r lbclient.Restore) error {
 		}
 	}
 	return nil
-}
-
-// seek reads the places that a record speaks of.
-func (p *provider) seek(ctx context.Context, verb string, rec record) ([]place, error) {
-	instances, err := p.look(ctx, rec.questions())
-	if err != nil {
-		return nil, err
-	}
-	return p.places(verb, instances)
 }
 
 // unjudged tells whether HAProxy would send work to the server before it has

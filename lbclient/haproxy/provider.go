@@ -41,6 +41,15 @@ func (pl place) String() string {
 	return fmt.Sprintf("%s at %s", pl.server.place(), pl.instance.endpoint)
 }
 
+// seek reads the target in every place that is asked about.
+func (p *provider) seek(ctx context.Context, verb string, asked []question) ([]place, error) {
+	instances, err := p.look(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	return p.places(verb, instances)
+}
+
 // places finds the target in every backend of every instance.
 func (p *provider) places(verb string, instances []*instance) ([]place, error) {
 	var out []place

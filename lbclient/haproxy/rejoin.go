@@ -112,11 +112,7 @@ func (p *provider) confirmBack(ctx context.Context, rec record, e endpoint) erro
 		if q.endpoint != e {
 			continue
 		}
-		instances, err := p.look(ctx, []question{q})
-		if err != nil {
-			return err
-		}
-		places, err := p.places(verb, instances)
+		places, err := p.seek(ctx, verb, []question{q})
 		if err != nil {
 			return err
 		}
@@ -141,11 +137,7 @@ func (p *provider) RejoinStatus(ctx context.Context, r lbclient.Restore) (lbclie
 	if err != nil {
 		return lbclient.RejoinStatus{}, err
 	}
-	instances, err := p.look(ctx, rec.questions())
-	if err != nil {
-		return lbclient.RejoinStatus{}, err
-	}
-	places, err := p.places(verb, instances)
+	places, err := p.seek(ctx, verb, rec.questions())
 	if err != nil {
 		return lbclient.RejoinStatus{}, err
 	}

@@ -34,15 +34,7 @@ func (p *provider) BeginDrain(ctx context.Context, r lbclient.Restore, minHealth
 		return err
 	}
 	defer unlock()
-	now, err := p.look(ctx, op)
-	if err != nil {
-		return err
-	}
-	f, err := p.read(ctx, op)
-	if err != nil {
-		return err
-	}
-	servers, err := p.find(op, f)
+	now, f, servers, err := p.stands(ctx, op)
 	if err != nil {
 		return err
 	}
@@ -234,15 +226,7 @@ func (p *provider) DrainStatus(ctx context.Context, r lbclient.Restore) (lbclien
 	if err != nil {
 		return lbclient.DrainStatus{}, err
 	}
-	now, err := p.look(ctx, op)
-	if err != nil {
-		return lbclient.DrainStatus{}, err
-	}
-	f, err := p.read(ctx, op)
-	if err != nil {
-		return lbclient.DrainStatus{}, err
-	}
-	servers, err := p.find(op, f)
+	now, f, servers, err := p.stands(ctx, op)
 	if err != nil {
 		return lbclient.DrainStatus{}, err
 	}

@@ -198,6 +198,19 @@ func fileError(op string, err error) error {
 	return out
 }
 
+// stands tells what nginx runs with, what its file says, and where in the file the
+// target is.
+func (p *provider) stands(ctx context.Context, op string) (now *running, f *file, target []*server, err error) {
+	if now, err = p.look(ctx, op); err != nil {
+		return nil, nil, nil, err
+	}
+	if f, err = p.read(ctx, op); err != nil {
+		return nil, nil, nil, err
+	}
+	target, err = p.find(op, f)
+	return now, f, target, err
+}
+
 // find returns the target in every configured upstream, in the order of the file.
 func (p *provider) find(op string, f *file) ([]*server, error) {
 	var out []*server

@@ -151,14 +151,7 @@ func (s *server) inForce(r *running, f *file) bool {
 // used again.
 func (p *provider) Snapshot(ctx context.Context) (lbclient.Restore, error) {
 	op := p.op("record how the balancer holds")
-	if _, err := p.look(ctx, op); err != nil {
-		return lbclient.Restore{}, err
-	}
-	f, err := p.read(ctx, op)
-	if err != nil {
-		return lbclient.Restore{}, err
-	}
-	servers, err := p.find(op, f)
+	_, f, servers, err := p.stands(ctx, op)
 	if err != nil {
 		return lbclient.Restore{}, err
 	}

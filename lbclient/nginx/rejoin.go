@@ -25,15 +25,7 @@ func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 		return err
 	}
 	defer unlock()
-	now, err := p.look(ctx, op)
-	if err != nil {
-		return err
-	}
-	f, err := p.read(ctx, op)
-	if err != nil {
-		return err
-	}
-	servers, err := p.find(op, f)
+	now, f, servers, err := p.stands(ctx, op)
 	if err != nil {
 		return err
 	}
@@ -112,15 +104,7 @@ func (p *provider) RejoinStatus(ctx context.Context, r lbclient.Restore) (lbclie
 	if err != nil {
 		return lbclient.RejoinStatus{}, err
 	}
-	now, err := p.look(ctx, op)
-	if err != nil {
-		return lbclient.RejoinStatus{}, err
-	}
-	f, err := p.read(ctx, op)
-	if err != nil {
-		return lbclient.RejoinStatus{}, err
-	}
-	servers, err := p.find(op, f)
+	now, f, servers, err := p.stands(ctx, op)
 	if err != nil {
 		return lbclient.RejoinStatus{}, err
 	}
