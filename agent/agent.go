@@ -18,14 +18,13 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lockstep-deploy/lockstep/agent/internal/activate"
 	"github.com/lockstep-deploy/lockstep/agent/internal/config"
 	"github.com/lockstep-deploy/lockstep/agent/internal/journal"
 	"github.com/lockstep-deploy/lockstep/agent/internal/sandbox"
 	"github.com/lockstep-deploy/lockstep/agent/internal/unit"
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
+	"github.com/lockstep-deploy/lockstep/internal/filelock"
 	"github.com/lockstep-deploy/lockstep/lbclient"
 )
 
@@ -75,7 +74,7 @@ type Agent struct {
 	cfg      Config
 	deps     Deps
 	identity journal.Identity
-	lock     *os.File
+	lock     *filelock.Lock
 	logs     *logs
 
 	news   chan struct{} // there is something to report
@@ -147,7 +146,7 @@ func New(c Config, d Deps) (*Agent, error) {
 		return nil, err
 	}
 	if err := a.open(); err != nil {
-		return nil, errors.Join(err, a.unlock())
+		return nil, errors.Join(err, a.lock.Release())
 	}
 	return a, nil
 }
@@ -155,23 +154,15 @@ func New(c Config, d Deps) (*Agent, error) {
 func (a *Agent) journals() string { return filepath.Join(a.cfg.State, "journal") }
 
 // lockState keeps a second agent away from the same state.
-func (a *Agent) lockState() error {
-	path := filepath.Join(a.cfg.State, "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+func (a *Agent) lockState() (err error) {
+	a.lock, err = filelock.Acquire(filepath.Join(a.cfg.State, "lock"))
+	if held := (*filelock.HeldError)(nil); errors.As(err, &held) {
+		return fmt.Errorf("cannot lock the agent's state: another deploy-agent works with %s: %w", a.cfg.State, err)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot lock the agent's state: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return errors.Join(fmt.Errorf("cannot lock the agent's state: another deploy-agent works with %s: %w", a.cfg.State, err), f.Close())
-	}
-	a.lock = f
 	return nil
-}
-
-// unlock says so to the kernel: merely closed, the lock would last as long as a
-// child that is being forked holds a copy of the file.
-func (a *Agent) unlock() error {
-	return errors.Join(unix.Flock(int(a.lock.Fd()), unix.LOCK_UN), a.lock.Close())
 }
 
 func (a *Agent) open() error {
@@ -217,7 +208,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	noMoreLogs()
 	<-uploaded
 	a.deps.Log.Info("agent stopped")
-	if err := a.unlock(); err != nil {
+	if err := a.lock.Release(); err != nil {
 		return fmt.Errorf("cannot give the agent's state back: %w", err)
 	}
 	return nil

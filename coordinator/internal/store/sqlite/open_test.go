@@ -123,7 +123,7 @@ func TestSecondCoordinatorIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lockstep.db")
 	s := openTest(t, path)
 	_, err := Open(t.Context(), path)
-	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("another coordinator (process %d) is using it", os.Getpid())) {
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("another coordinator is using it: process %d holds the lock; stop that one", os.Getpid())) {
 		t.Fatalf("opening it a second time: %v", err)
 	}
 	if err := s.Ping(t.Context()); err != nil {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/store"
 	"github.com/lockstep-deploy/lockstep/internal/atomicfile"
+	"github.com/lockstep-deploy/lockstep/internal/filelock"
 )
 
 const (
@@ -46,7 +47,7 @@ var pragmas = []string{
 // Store is a [store.Store] in one file.
 type Store struct {
 	path    string
-	lock    *os.File
+	lock    *filelock.Lock // keeps a second coordinator away
 	readDB  *sql.DB
 	writeDB *sql.DB
 	writer  *writer
@@ -89,8 +90,12 @@ func open(ctx context.Context, path string) (_ *Store, err error) {
 			err = errors.Join(err, s.release())
 		}
 	}()
-	if s.lock, err = acquire(path + ".lock"); err != nil {
-		return nil, err
+	s.lock, err = filelock.Acquire(path + ".lock")
+	if held := (*filelock.HeldError)(nil); errors.As(err, &held) {
+		return nil, fmt.Errorf("another coordinator is using it: %w; stop that one first, or give this one a store of its own", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock it: %w", err)
 	}
 	if err := create(path); err != nil {
 		return nil, err
@@ -182,7 +187,7 @@ func (s *Store) release() error {
 		errs = append(errs, s.writeDB.Close())
 	}
 	if s.lock != nil {
-		errs = append(errs, release(s.lock))
+		errs = append(errs, s.lock.Release())
 	}
 	return errors.Join(errs...)
 }
