@@ -36,7 +36,7 @@ func TestWhatAnotherHandChangedIsReported(t *testing.T) {
 		t.Helper()
 		s.c.awaitApp(t, hello, what, func(r api.AppReport) bool {
 			tr := r.Targets[0]
-			return tr.Release == release && tr.Current == current && tr.Rotation == api.RotationIn
+			return tr.Release == release && tr.Current == current && (tr.Rotation == api.RotationIn) == (release != "")
 		})
 	}
 	await("all is as it should be", two.ID, "")
@@ -48,4 +48,13 @@ func TestWhatAnotherHandChangedIsReported(t *testing.T) {
 	await("another release is seen to run", one.ID, "")
 	relink("")
 	await("the link is seen to be gone", one.ID, "none")
+	if err := os.Symlink("releases/"+one.ID, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.deps.Units.Stop(t.Context(), "hello.service"); err != nil {
+		t.Fatal(err)
+	}
+	await("it is down, on another release than it was left on", "", one.ID)
+	relink("releases/" + two.ID)
+	await("it is merely down", "", "")
 }

@@ -30,7 +30,8 @@ type view struct {
 	Health   api.Health
 	Detail   string
 	// Current is what the target's current link names, where that is another
-	// release than the one that runs; "none" where it names none.
+	// release than the one that runs, or, where none is proved to run, than the one
+	// that should; "none" where it names none, and one runs.
 	Current string
 }
 
@@ -215,11 +216,14 @@ func (p *app) observeTarget(d *journal.Doc, g api.Goal) view {
 			}
 		}
 	}
-	if current, err := p.store.Instance(g.Instance).Current(); v.Release != "" && current != v.Release {
-		v.Current = current
-		if err != nil || current == "" {
+	switch current, err := p.store.Instance(g.Instance).Current(); {
+	case current == v.Release:
+	case err != nil || current == "":
+		if v.Release != "" {
 			v.Current = "none"
 		}
+	case v.Release != "" || current != g.Release:
+		v.Current = current // of one that is down only if it was not left on that
 	}
 	v.Health = o.verdict.State()
 	if o.spec.Balancer != nil {

@@ -91,7 +91,8 @@ type TargetReport struct {
 	// all others. Only as long as a release is asked to be prepared.
 	Last bool `json:"last,omitempty"`
 	// Current is the release that the target's current link names, if that is another
-	// than Release and no turn is in progress; "none" if it names none.
+	// than Release, or where that is "" than the goal, and no turn is in progress; "none"
+	// if it names none, and Release is not "".
 	Current string `json:"current,omitempty"`
 	// Turn in progress (0: none), its current step and since when.
 	Turn  uint64     `json:"turn,omitempty"`

@@ -11,7 +11,8 @@ import (
 type Drift struct {
 	Since   time.Time `json:"since"`             // when it was first reported
 	Release ReleaseID `json:"release,omitempty"` // what runs; "" for what is no release
-	Linked  ReleaseID `json:"linked,omitempty"`  // what would run after its next start, if that is another
+	// Linked would run after its next start, if that is another.
+	Linked ReleaseID `json:"linked,omitempty"`
 }
 
 // watchDrift compares what targets were left on with what they run. A drift to
@@ -59,12 +60,18 @@ func (s *State) DriftText(t *Target) string {
 	if a == nil || d == nil {
 		return ""
 	}
-	runs := "runs " + a.short(d.Release)
-	if d.Release == "" {
+	next := fmt.Sprintf("%s after its next start", a.short(d.Linked))
+	var runs string
+	switch {
+	case d.Release != "":
+		runs = "runs " + a.short(d.Release)
+	case t.Seen.Rotation == RotationIn:
 		runs = "runs from no release"
+	default:
+		runs, next = "is down", "would run "+next
 	}
 	if d.Linked != "" {
-		runs += ", and " + a.short(d.Linked) + " after its next start"
+		runs += ", and " + next
 	}
 	text := fmt.Sprintf("%s %s, by another hand; it should run %s", t.Place(), runs, a.short(a.Current))
 	switch {

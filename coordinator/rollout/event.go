@@ -101,7 +101,7 @@ type TargetReport struct {
 	// Last: the target asks to leave after all others.
 	Last bool `json:"last,omitempty"`
 	// Linked is the release that it would run after its next start, where that is
-	// known to be another than the one that it runs.
+	// known to be another than the one that it runs, or, if it runs none, was left on.
 	Linked ReleaseID `json:"linked,omitempty"`
 	// Outcome of the last turn that the agent finished.
 	Outcome *Outcome `json:"outcome,omitempty"`

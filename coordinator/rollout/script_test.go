@@ -32,6 +32,7 @@ import (
 //	hang web2 | free web2                       the turn does not end
 //	sick web2 [app] | well web2 [app]           it becomes unhealthy by itself
 //	last web2 | not-last web2                   it asks to be last
+//	hand web2 r1 | relink web2 r1 | stop web2   somebody rolls it, moves its current, stops it
 //	forget web2 r1                              a release is gone from its disk
 //	coordinator-restart
 //	wait 30s | run | until <words of a sentence>
@@ -92,7 +93,7 @@ func (s *stage) do(words []string) error {
 			s.heard[a.node] = s.now
 		}
 		return s.step(rollout.Started{At: s.now})
-	case "lose", "return", "hang", "free", "sick", "well", "last", "not-last", "forget", "hand", "relink":
+	case "lose", "return", "hang", "free", "sick", "well", "last", "not-last", "forget", "hand", "relink", "stop":
 		return s.change(verb, args)
 	}
 	return s.request(verb, args)
@@ -126,6 +127,8 @@ func (s *stage) change(verb string, args []string) error {
 			case "hand": // somebody restarts it on another release
 				t.release, t.linked = rollout.ReleaseID(strings.TrimPrefix(args[1], "none")), ""
 				t.elsewhere = t.release == ""
+			case "stop": // somebody stops it, or it does not start
+				t.release, t.sick = "", true
 			case "relink": // somebody moves its current link
 				t.linked = rollout.ReleaseID(args[1])
 			case "last", "not-last":

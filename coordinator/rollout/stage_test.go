@@ -188,6 +188,9 @@ func (s *stage) report(a *actor) (rollout.PlacementReport, string) {
 		case t.elsewhere:
 		case t.release == "":
 			r.Rotation, r.Health = rollout.RotationOut, rollout.HealthUnknown
+			if t.sick {
+				r.Health = rollout.Unhealthy
+			}
 		case t.out:
 			r.Rotation = rollout.RotationOut
 		case t.sick:

@@ -288,6 +288,16 @@ func (j *appJournal) goal(t *target) uint64 {
 	return 0
 }
 
+// left is the release that the assignment leaves the target on.
+func (j *appJournal) left(t *target) rollout.ReleaseID {
+	for _, g := range j.want.Targets {
+		if g.Target == t.id {
+			return g.Release
+		}
+	}
+	return ""
+}
+
 // prepare fetches and builds what is asked for, shares it, or takes what another
 // node has built.
 func (a *agent) prepare(app int) {

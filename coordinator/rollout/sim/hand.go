@@ -50,8 +50,11 @@ func (t *target) roll(k int) {
 
 // linked is what a report says that the target would run after its next start.
 func (a *agent) linked(t *target) rollout.ReleaseID {
-	if t.release() == "" || t.link == t.running || a.journal.targets[t.k].work != nil {
+	switch {
+	case t.running == foreign, t.link == t.running, a.journal.targets[t.k].work != nil:
 		return ""
+	case t.running == "" && t.link == a.journal.apps[t.app].left(t):
+		return "" // it is merely down
 	}
 	return t.link
 }
@@ -105,7 +108,7 @@ func (c *coordinator) checkBlamed(before *rollout.State) {
 // what a person did is shown for as long as it lasts.
 func (c *coordinator) checkDrift(t *target, a *rollout.App, st *rollout.Target, final bool) {
 	other := func(id rollout.ReleaseID) bool { return id != "" && id != a.Current && id != st.Release }
-	drifted := (t.running == foreign && t.serves()) || other(t.release()) || (t.release() != "" && other(t.link))
+	drifted := (t.running == foreign && t.serves()) || other(t.release()) || (t.running != foreign && other(t.link))
 	left := st.Phase == rollout.TargetActive || st.Phase == rollout.TargetReverted
 	switch {
 	case t.hand && left && drifted && st.Drift == nil:
@@ -118,12 +121,8 @@ func (c *coordinator) checkDrift(t *target, a *rollout.App, st *rollout.Target, 
 }
 
 // leftAlone tells whether a target is as a person made it, and only a person may
-// change that again: it is brought back already, or runs no release, or does not
-// start on what it was linked to.
+// change that again: it was brought back already, or runs no release, or is down on
+// what it was linked to.
 func (c *coordinator) leftAlone(t *target, st *rollout.Target) bool {
-	if st.Drift != nil {
-		return c.mended[t.id] || t.running == foreign
-	}
-	linked := c.w.commit(t.app, t.link)
-	return t.hand && t.running == "" && linked != nil && linked.sick(t.n.index)
+	return st.Drift != nil && (c.mended[t.id] || t.running == foreign || t.running == "")
 }
