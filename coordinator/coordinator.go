@@ -151,7 +151,9 @@ func serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logge
 	if err != nil {
 		err = errors.Join(fmt.Errorf("cannot stop serving in %s: %w", stopTimeout, err), srv.Close())
 	}
-	<-ended
+	if e := <-ended; !errors.Is(e, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("cannot serve on %s: %w", ln.Addr(), e))
+	}
 	return err
 }
 
