@@ -63,10 +63,13 @@ func (r *Repo) Large(ctx context.Context, sha, path string, p lfs.Pointer) (*os.
 // whom the commit was sent; it is fetched where that is needed. Files that nobody
 // asked for in a day are removed on the way. Errors: also [ErrNotLarge].
 func (r *Repo) SendLarge(ctx context.Context, sha, path string) (*os.File, error) {
-	if err := r.Fetch(ctx, sha, nil); err != nil {
-		return nil, err
-	}
 	p, err := r.pointer(sha, path)
+	if Damaged(err) {
+		if err := r.Fetch(ctx, sha, nil); err != nil {
+			return nil, err
+		}
+		p, err = r.pointer(sha, path)
+	}
 	if err != nil {
 		return nil, err
 	}
