@@ -114,8 +114,15 @@ func (w *world) mend() {
 	}
 	for _, n := range w.nodes {
 		for _, t := range n.targets {
-			if t.running == "" && t.link != "" {
+			if f := n.agent.journal.apps[t.app].failure; t.hand && f != nil && f.Reason == "build_skew" {
+				t.link = "" // what a person had it run stands in the way
+				t.stop()
+			}
+			switch {
+			case t.running == "" && t.link != "":
 				t.restart()
+			case t.running == "" && t.hand:
+				t.running, t.since = foreign, w.now // as the person had it before it went down
 			}
 		}
 	}

@@ -124,5 +124,5 @@ func (c *coordinator) checkDrift(t *target, a *rollout.App, st *rollout.Target, 
 // change that again: it was brought back already, or runs no release, or is down on
 // what it was linked to.
 func (c *coordinator) leftAlone(t *target, st *rollout.Target) bool {
-	return st.Drift != nil && (c.mended[t.id] || t.running == foreign || t.running == "")
+	return st.Drift != nil && (st.Mended || t.running == foreign || t.running == "")
 }
