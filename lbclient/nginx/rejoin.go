@@ -51,7 +51,7 @@ func (p *provider) BeginRejoin(ctx context.Context, r lbclient.Restore) error {
 			return err
 		}
 	}
-	return p.settle(ctx, op, f)
+	return p.settle(op, f)
 }
 
 // bringBack replaces the drain's marks by those of a rejoin, in force.
@@ -78,7 +78,7 @@ func (p *provider) bringBack(ctx context.Context, op string, f *file, servers []
 
 // settle removes what is left of marks. The file keeps its time, because nginx
 // need not read it again.
-func (p *provider) settle(ctx context.Context, op string, f *file) error {
+func (p *provider) settle(op string, f *file) error {
 	servers, err := p.find(op, f)
 	if err != nil {
 		return err

@@ -30,18 +30,20 @@ func (s *server) archiveOf(r *http.Request) (app, digest string, err error) {
 		return "", "", &api.Error{Kind: api.ErrorInvalid, Text: fmt.Sprintf("%.100q is not a digest", digest)}
 	}
 	node := nodeOf(r.Context())
-	if _, _, ok := s.wanted(app, node); !ok {
+	if _, ok := s.wanted(app, node); !ok {
 		return "", "", &api.Error{Kind: api.ErrorForbidden, Text: fmt.Sprintf("node %s has no part in app %.100q", node, app)}
 	}
 	return app, digest, nil
 }
 
-func (s *server) wanted(app, node string) (rollout.Wanted, uint64, bool) {
+// wanted is what is wanted of the app on a node; false where it has no part in it.
+func (s *server) wanted(app, node string) (rollout.Wanted, bool) {
 	state, ok := s.Runner.View(app)
 	if !ok {
-		return rollout.Wanted{}, 0, false
+		return rollout.Wanted{}, false
 	}
-	return state.Wanted(app, node)
+	w, _, ok := state.Wanted(app, node)
+	return w, ok
 }
 
 func (s *server) archiveState(w http.ResponseWriter, r *http.Request) error {
@@ -82,7 +84,7 @@ func (s *server) putArchive(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	node, release := nodeOf(r.Context()), r.URL.Query().Get("release")
-	if want, _, _ := s.wanted(app, node); !want.Share || string(want.Prepare) != release {
+	if want, _ := s.wanted(app, node); !want.Share || string(want.Prepare) != release {
 		return &api.Error{Kind: api.ErrorForbidden, Text: fmt.Sprintf("node %s was not asked to share release %.100q of %s", node, release, app)}
 	}
 	offset, err := number(r, "offset")

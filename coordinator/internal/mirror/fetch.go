@@ -80,10 +80,7 @@ func (m *Mirror) update(ctx context.Context, l *local, filtered bool) error {
 			return &damage{fmt.Errorf("it is in %d pieces", packs)}
 		}
 		req := packp.NewUploadPackRequestFromCapabilities(s.adv.Capabilities)
-		req.Wants = wants
-		if req.Haves, err = l.haves(s.refs); err != nil {
-			return err
-		}
+		req.Wants, req.Haves = wants, l.haves(s.refs)
 		if filtered {
 			req.Filter = packp.FilterTreeDepth(0)
 		}
@@ -120,7 +117,7 @@ func (l *local) missing(refs map[string]plumbing.Hash) ([]plumbing.Hash, error) 
 
 // haves returns commits that the remote is likely to know too: where refs did
 // not change, and, ever further apart, those behind where they did.
-func (l *local) haves(refs map[string]plumbing.Hash) ([]plumbing.Hash, error) {
+func (l *local) haves(refs map[string]plumbing.Hash) []plumbing.Hash {
 	seen := map[plumbing.Hash]bool{}
 	for name, h := range l.refs {
 		if refs[name] == h && len(seen) < maxHaves/2 {
@@ -149,7 +146,7 @@ func (l *local) haves(refs map[string]plumbing.Hash) ([]plumbing.Hash, error) {
 			h = c.ParentHashes[0]
 		}
 	}
-	return slices.Collect(maps.Keys(seen)), nil
+	return slices.Collect(maps.Keys(seen))
 }
 
 // receive asks, and stores what is sent. What a filter names is left out only by a

@@ -245,7 +245,7 @@ func (s *Survey) balancers(ctx context.Context) []api.DoctorCheck {
 			for _, n := range notes {
 				c.add(api.CheckNote, b.Name, "%s", n)
 			}
-			each[i] = append(c.list, s.capacity(s.balancer(ctx, b), len(places))...)
+			each[i] = append(c.list, s.capacity(s.balancer(ctx, b))...)
 			if timing != nil {
 				each[i] = append(each[i], timeouts(b, *timing)...)
 			}
@@ -360,7 +360,7 @@ func resultOf(c lbclient.Class) api.CheckResult {
 }
 
 // capacity tells whether a target could be spared.
-func (s *Survey) capacity(b api.BalancerStatus, targets int) []api.DoctorCheck {
+func (s *Survey) capacity(b api.BalancerStatus) []api.DoctorCheck {
 	c := checks{area: areaCapacity}
 	where := ""
 	if x := s.cfg.Fleet.Balancer(b.Name); x != nil {
