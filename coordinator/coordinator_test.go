@@ -21,6 +21,7 @@ import (
 
 	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/agenttest"
+	"github.com/lockstep-deploy/lockstep/webhook"
 )
 
 // configOfChild names, in the environment of this test program, the fleet file
@@ -178,7 +179,7 @@ func (r *running) client(token string) *api.Client {
 }
 
 // deliver sends the signed delivery of a push and returns the answer.
-func (r *running) deliver(id, after string) api.DeliveryAnswer {
+func (r *running) deliver(id, after string) webhook.Response {
 	r.t.Helper()
 	body := fmt.Sprintf(`{"ref":"refs/heads/main","before":"%040d","after":%q,"repository":{"full_name":"me/hello","clone_url":%q},"sender":{"login":"ann"}}`,
 		0, after, "file://"+r.repo)
@@ -197,7 +198,7 @@ func (r *running) deliver(id, after string) api.DeliveryAnswer {
 		r.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var a api.DeliveryAnswer
+	var a webhook.Response
 	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
 		r.t.Fatal(err)
 	}

@@ -22,10 +22,10 @@ type handler struct {
 	log     *slog.Logger
 }
 
-// answer is the JSON body of what was taken.
-type answer struct {
+// Response is the JSON body with which a delivery is answered that was taken.
+type Response struct {
 	Delivery string   `json:"delivery"`
-	Decision string   `json:"decision"`
+	Decision string   `json:"decision"` // accepted, ignored, duplicate, or pong
 	Reason   string   `json:"reason,omitempty"`
 	Apps     []string `json:"apps,omitempty"`
 }
@@ -60,65 +60,65 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	write(w, no.status, no)
 }
 
-func (h *handler) serve(w http.ResponseWriter, r *http.Request) (int, answer, error) {
+func (h *handler) serve(w http.ResponseWriter, r *http.Request) (int, Response, error) {
 	if r.Method != http.MethodPost {
-		return 0, answer{}, refuse(http.StatusMethodNotAllowed, "invalid", "expected a POST, got a %s", shorten(r.Method, 20))
+		return 0, Response{}, refuse(http.StatusMethodNotAllowed, "invalid", "expected a POST, got a %s", shorten(r.Method, 20))
 	}
 	media := mediaType(r.Header.Get("Content-Type"))
 	if media == "" {
-		return 0, answer{}, refuse(http.StatusUnsupportedMediaType, "invalid",
+		return 0, Response{}, refuse(http.StatusUnsupportedMediaType, "invalid",
 			"expected the content type %s or %s: choose the first in the webhook's settings", mediaJSON, mediaForm)
 	}
 	signature, err := signature(r.Header)
 	if err != nil {
-		return 0, answer{}, err
+		return 0, Response{}, err
 	}
 	body, err := read(w, r)
 	if err != nil {
-		return 0, answer{}, err
+		return 0, Response{}, err
 	}
 	if !h.verify(signature, body) {
-		return 0, answer{}, refuse(http.StatusUnauthorized, "unauthorized",
+		return 0, Response{}, refuse(http.StatusUnauthorized, "unauthorized",
 			"the signature does not match: the webhook's secret at GitHub and the one configured here must be the same")
 	}
 
 	id, event := github.DeliveryID(r), github.WebHookType(r)
 	if !isToken(id) {
-		return 0, answer{}, refuse(http.StatusBadRequest, "invalid", "expected the delivery's id in the header %s", github.DeliveryIDHeader)
+		return 0, Response{}, refuse(http.StatusBadRequest, "invalid", "expected the delivery's id in the header %s", github.DeliveryIDHeader)
 	}
 	if !isToken(event) {
-		return 0, answer{}, refuse(http.StatusBadRequest, "invalid", "expected the event's name in the header %s", github.EventTypeHeader)
+		return 0, Response{}, refuse(http.StatusBadRequest, "invalid", "expected the event's name in the header %s", github.EventTypeHeader)
 	}
 	object, err := payload(media, body)
 	if err != nil {
-		return 0, answer{}, err
+		return 0, Response{}, err
 	}
 	if event == "ping" {
 		advice, err := ping(object)
-		return http.StatusOK, answer{Delivery: id, Decision: "pong", Reason: advice}, err
+		return http.StatusOK, Response{Delivery: id, Decision: "pong", Reason: advice}, err
 	}
 	d, err := decode(event, object)
 	if err != nil {
-		return 0, answer{}, err
+		return 0, Response{}, err
 	}
 	d.ID, d.Received = id, time.Now().UTC()
 	return h.record(r.Context(), d)
 }
 
-func (h *handler) record(ctx context.Context, d Delivery) (int, answer, error) {
+func (h *handler) record(ctx context.Context, d Delivery) (int, Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, SinkTimeout)
 	defer cancel()
 	a, err := h.sink.Receive(ctx, d)
 	if err != nil {
 		h.log.ErrorContext(ctx, "cannot record a webhook delivery", "delivery", d.ID, "event", d.Event,
 			"repository", d.Repository.FullName, "error", err)
-		return 0, answer{}, refuse(http.StatusServiceUnavailable, "unavailable",
+		return 0, Response{}, refuse(http.StatusServiceUnavailable, "unavailable",
 			"the delivery could not be recorded and nothing was started: redeliver it later")
 	}
 	if a.Duplicate {
-		return http.StatusOK, answer{Delivery: d.ID, Decision: "duplicate", Reason: a.Reason, Apps: a.Apps}, nil
+		return http.StatusOK, Response{Delivery: d.ID, Decision: "duplicate", Reason: a.Reason, Apps: a.Apps}, nil
 	}
-	return http.StatusAccepted, answer{Delivery: d.ID, Decision: a.Decision, Reason: a.Reason, Apps: a.Apps}, nil
+	return http.StatusAccepted, Response{Delivery: d.ID, Decision: a.Decision, Reason: a.Reason, Apps: a.Apps}, nil
 }
 
 // signature is the one SHA-256 signature of a request, well-formed. SHA-1 is

@@ -266,14 +266,6 @@ type PlanStep struct {
 	Problem  string   `json:"problem,omitempty"` // what would stop it today
 }
 
-// DeliveryAnswer is the JSON answer to a webhook delivery.
-type DeliveryAnswer struct {
-	Delivery string   `json:"delivery"`
-	Decision string   `json:"decision"` // accepted, ignored, duplicate, pong, refused
-	Reason   string   `json:"reason,omitempty"`
-	Apps     []string `json:"apps,omitempty"`
-}
-
 // Delivery is one webhook delivery and what became of it, as GET
 // /v1/deliveries lists them, newest first.
 type Delivery struct {

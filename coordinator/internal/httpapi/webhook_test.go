@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lockstep-deploy/lockstep/coordinator/api"
 	"github.com/lockstep-deploy/lockstep/coordinator/internal/httpapi"
+	"github.com/lockstep-deploy/lockstep/webhook"
 )
 
 // push returns the body of a push to a branch of the repository.
@@ -44,7 +44,7 @@ func delivery(url, id, signature, body string) (*http.Request, error) {
 
 func TestDeliveries(t *testing.T) {
 	s := newStage(t)
-	deliver := func(id, signature, body string) (int, api.DeliveryAnswer) {
+	deliver := func(id, signature, body string) (int, webhook.Response) {
 		t.Helper()
 		req, err := delivery(s.server.URL, id, signature, body)
 		if err != nil {
@@ -55,7 +55,7 @@ func TestDeliveries(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer resp.Body.Close()
-		var a api.DeliveryAnswer
+		var a webhook.Response
 		if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
 			t.Fatal(err)
 		}
