@@ -160,6 +160,8 @@ func (m *machine) unproved(r *Rollout) []string {
 		case t.Phase != TargetActive && t.Phase != TargetReverted, t.Proved(goal) && m.present(t):
 		case m.down(t):
 			names = append(names, m.whyDown(t))
+		case t.Seen.Release == "":
+			names = append(names, fmt.Sprintf("%s runs from no release, by another hand (`deployctl retry %s` takes it back)", t.ID, t.App))
 		default:
 			names = append(names, fmt.Sprintf("%s runs %s", t.ID, m.App(t.App).short(t.Seen.Release)))
 		}

@@ -175,7 +175,7 @@ func (c *coordinator) checkSettled(final bool) {
 	allServe := true
 	c.eachTarget(func(t *target) {
 		live := c.state.App(appName(t.app)).Live
-		allServe = allServe && (t.serves() || (!c.knows(t).missed && live == nil))
+		allServe = allServe && t.running != foreign && (t.serves() || (!c.knows(t).missed && live == nil))
 	})
 	c.eachTarget(func(t *target) {
 		a, st := c.state.App(appName(t.app)), c.state.Target(t.id)
