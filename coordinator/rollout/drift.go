@@ -40,12 +40,16 @@ func (m *machine) drift(a *App, t *Target) *Drift {
 		return nil
 	}
 	s := t.Seen
-	// What is merely down proves nothing either.
-	elsewhere := s.Release == "" && s.Rotation == RotationIn && s.Health == Healthy
-	if elsewhere || m.byHand(a, t, s.Linked) || m.byHand(a, t, s.Release) {
+	if s.elsewhere() || m.byHand(a, t, s.Linked) || m.byHand(a, t, s.Release) {
 		return &Drift{Since: m.now, Release: s.Release, Linked: s.Linked}
 	}
 	return nil
+}
+
+// elsewhere tells whether something serves that is no release: a person's own. What
+// is merely down proves nothing.
+func (s Sighting) elsewhere() bool {
+	return s.Release == "" && s.Rotation == RotationIn && s.Health == Healthy
 }
 
 // byHand tells whether a release is neither the current one, nor what we left the

@@ -195,7 +195,7 @@ func (m *machine) strayed(t *Target, from ReleaseID) bool {
 		return false
 	}
 	if t.Seen.Release == "" {
-		return t.Seen.Health == HealthUnknown || !m.holds(t, from)
+		return !t.Seen.elsewhere() && (t.Seen.Health == HealthUnknown || !m.holds(t, from))
 	}
 	return t.Seen.Release != from
 }

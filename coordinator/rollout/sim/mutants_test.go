@@ -84,7 +84,7 @@ var mutants = []struct {
 	{"a return waits for one that waits for its end", []edit{{"goback.go", "if t.Phase == TargetWaiting && m.present(t) && m.down(t) {", "if false {"}}},
 	{"all is well as long as nobody restarts it", []edit{{"look.go", ` && t.Seen.Linked == ""`, ""}}},
 	{"who comes back late may have built something else", []edit{{"once.go", "if has == \"\" || theirs == \"\" || has == theirs {", "if true {"}}},
-	{"what a person runs is taken away", []edit{{"step.go", "return t.Seen.Health == HealthUnknown || !m.holds(t, from)", "return true"}}},
+	{"what a person runs is taken away", []edit{{"step.go", "return !t.Seen.elsewhere() && (", "return (true || "}}},
 	{"what could not be brought back is forgotten", []edit{{"turn.go", "case !o.Reverted || r.Kind == CatchUp:\n\t\tm.quarantine(a, t)\n", "case !o.Reverted || r.Kind == CatchUp:\n\t\tm.rest(t, TargetWaiting)\n"}}},
 	{"a rollout ends unrecorded", []edit{{"life.go", "m.gone = append(m.gone, m.Changed(r))", ""}}},
 }
