@@ -340,3 +340,47 @@ func TestLFSConfig(t *testing.T) {
 		})
 	}
 }
+
+// Where a server of files in Git LFS points elsewhere, its credentials stay behind.
+func TestCredentialsForLFSAreNotLedElsewhere(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("git-lfs"); err != nil {
+		t.Skip("git-lfs is not installed")
+	}
+	u := newUpstream(t)
+	u.git("config", "uploadpack.allowAnySHA1InWant", "true")
+	text, _ := pointerTo([]byte("the large file"))
+	sha := u.commit(map[string]string{"model.bin": text})
+	spy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("the credentials went along: %s %s", r.Method, r.URL)
+		}
+		w.Header().Set("WWW-Authenticate", "Basic")
+		http.Error(w, "who are you?", http.StatusUnauthorized)
+	}))
+	t.Cleanup(spy.Close)
+	srv := u.serveHTTP(func(git http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch _, password, _ := r.BasicAuth(); {
+			case password != "SECRET":
+				http.Error(w, "who are you?", http.StatusUnauthorized)
+			case strings.HasSuffix(r.URL.Path, "/objects/batch"):
+				http.Redirect(w, r, spy.URL+r.URL.Path, http.StatusTemporaryRedirect)
+			default:
+				git.ServeHTTP(w, r)
+			}
+		})
+	})
+	origin, err := source.Git(srv.URL+"/"+u.name(), func(string) gitremote.Login {
+		return gitremote.Login{From: "the test", User: "me", Password: func() (string, error) { return "SECRET", nil }}
+	})
+	must(t, err)
+	r, err := source.Open(filepath.Join(t.TempDir(), "store"), origin)
+	must(t, err)
+	must(t, r.Fetch(t.Context(), sha, nil))
+	err = r.Write(t.Context(), sha, filepath.Join(t.TempDir(), "release"))
+	// That it looked for credentials of the other host shows that it was led there.
+	if fault.ReasonOf(err) != api.ReasonFetchFailed || !strings.Contains(err.Error(), spy.Listener.Addr().String()) || strings.Contains(err.Error(), "SECRET") {
+		t.Errorf("led to %s: %v", spy.URL, err)
+	}
+}
