@@ -23,7 +23,7 @@ func (m *machine) settleBuild(a *App) {
 	if rel == nil {
 		return
 	}
-	mine, lacking := m.asked(a, id)
+	mine, _ := m.asked(a, id)
 	if !a.Policy.BuildOnce {
 		for _, p := range mine {
 			p.become(HowBuild, "")
@@ -32,8 +32,10 @@ func (m *machine) settleBuild(a *App) {
 	}
 	if s := sharing(mine); s != nil {
 		m.learnDigest(a, rel, s)
-		_, lacking = m.asked(a, id)
+	} else if rel.Digest == "" && r.Kind == Deploy && r.Status == Preparing && a.Current != id {
+		m.chooseDigest(rel, mine)
 	}
+	_, lacking := m.asked(a, id)
 	var sharer *Placement
 	archive := ""
 	switch {
@@ -181,6 +183,17 @@ func (m *machine) learnDigest(a *App, rel *Release, p *Placement) {
 			p.Node, a.short(rel.ID), shortDigest(has), shortDigest(rel.Digest))
 	}
 	rel.Digest = has
+}
+
+// chooseDigest settles the files of a release that nothing serves yet and nobody
+// shares: several nodes may have built it, each for a while the one that was to.
+func (m *machine) chooseDigest(rel *Release, mine []*Placement) {
+	for _, p := range mine {
+		if has := p.Digests[rel.ID]; has != "" && m.Node(p.Node).Reach == Reachable && p.Accepted >= p.Asked && slices.Contains(p.Present, rel.ID) {
+			rel.Digest = has
+			return
+		}
+	}
 }
 
 // shareFailed judges a node that could not build for the others.

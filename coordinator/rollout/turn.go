@@ -243,7 +243,8 @@ func (m *machine) finishTurn(a *App, t *Target, o *Outcome) {
 // serve while its agent still worked on it, and is out by now.
 func (m *machine) finishForgotten(a *App, t *Target, o *Outcome) {
 	left := t.Phase == TargetActive || t.Phase == TargetReverted
-	if !o.OK && !o.Reverted && t.Turn == 0 && left && t.Seen.Rotation != RotationIn && a.Live == nil {
+	live := a.Live != nil && slices.Contains(a.Live.Order, t.ID) // which does not end before it is proved
+	if !o.OK && !o.Reverted && t.Turn == 0 && left && !live && t.Seen.Rotation != RotationIn {
 		m.rest(t, TargetWaiting) // it catches up
 	}
 }
