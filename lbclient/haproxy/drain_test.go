@@ -55,6 +55,31 @@ func TestEveryBackendIsDrained(t *testing.T) {
 	w.wantAdmin("api", "w1", ready)
 }
 
+// HAProxy lets a frontend have the name of a backend, and many do.
+func TestAFrontendOfTheSameName(t *testing.T) {
+	w := &world{Front: lbtest.NewFront(t, 2), t: t, backend: []string{"web"}, frontend: "web"}
+	w.start(haproxytest.Options{})
+	p := w.Provider("w1")
+	pool, err := p.Observe(t.Context())
+	if err != nil || len(pool.Members) != 2 || pool.Members[0].Phase != lbclient.PhaseServing {
+		t.Fatalf("%+v, %v", pool, err)
+	}
+	r := lbtest.Snapshot(t, p)
+	finish := w.Hold("w1")
+	lbtest.Drain(t, p, r)
+	w.wantAdmin("web", "w1", drained)
+	if st := lbtest.DrainStatus(t, p, r); st.Stage != lbclient.DrainBusy || st.InFlight != 1 {
+		t.Errorf("with a request: %+v", st)
+	}
+	if err := finish(); err != nil {
+		t.Error(err)
+	}
+	if err := p.BeginRejoin(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	w.wantAdmin("web", "w1", ready)
+}
+
 func TestLastInOneBackendIsLastEnough(t *testing.T) {
 	w := newWorld(t, 2, haproxytest.Options{}, "web", "api")
 	m := newMeddler(t, w.lb, func(line string, ask func() []byte) []byte {

@@ -26,7 +26,7 @@ func TestParseSamples(t *testing.T) {
 	if err != nil || len(states) != 5 {
 		t.Fatalf("got %+v, error %v", states, err)
 	}
-	if want := (stateRow{server: "w2", op: opRunning, admin: forcedDrain, weight: 25, configured: 30, result: 3, checkState: 6}); states[1] != want {
+	if want := (stateRow{backend: "3", server: "w2", op: opRunning, admin: forcedDrain, weight: 25, configured: 30, result: 3, checkState: 6}); states[1] != want {
 		t.Errorf("got %+v, want %+v", states[1], want)
 	}
 	stats, err := parseStat(sample(t, "stat.csv"))
@@ -55,8 +55,8 @@ func TestParseSamples(t *testing.T) {
 
 // TestParseByName moves the columns about, as HAProxy versions do.
 func TestParseByName(t *testing.T) {
-	states, err := parseState("1\n# srv_check_state srv_check_result srv_iweight srv_uweight new srv_admin_state srv_op_state srv_name\n6 3 30 25 x 8 2 w2\n")
-	if want := (stateRow{server: "w2", op: opRunning, admin: forcedDrain, weight: 25, configured: 30, result: 3, checkState: 6}); err != nil || len(states) != 1 || states[0] != want {
+	states, err := parseState("1\n# srv_check_state srv_check_result srv_iweight srv_uweight new srv_admin_state srv_op_state srv_name be_id\n6 3 30 25 x 8 2 w2 4\n")
+	if want := (stateRow{backend: "4", server: "w2", op: opRunning, admin: forcedDrain, weight: 25, configured: 30, result: 3, checkState: 6}); err != nil || len(states) != 1 || states[0] != want {
 		t.Errorf("got %+v, error %v", states, err)
 	}
 	stats, err := parseStat("# type,new,check_health,check_fall,check_rise,check_status,tracked,status,scur,qcur,svname,pxname\n" +

@@ -162,12 +162,23 @@ func (c client) lookAt(ctx context.Context, q question) (*instance, error) {
 	return out, nil
 }
 
-// lookIn reads one backend. One line of commands asks the process who it is, so
-// that what comes of two processes is never mixed.
+// lookIn reads one backend. Where a frontend has the same name, HAProxy tells the
+// statistics of that, so they are asked for again by the backend's number.
 func (c client) lookIn(ctx context.Context, in *instance, backend string) (*pool, error) {
+	p, err := c.lookBy(ctx, in, backend, backend)
+	if other := (*namesakeError)(nil); errors.As(err, &other) {
+		return c.lookBy(ctx, in, backend, other.number)
+	}
+	return p, err
+}
+
+// lookBy is lookIn with the statistics of the proxy of the given name or number.
+// One line of commands asks the process who it is, so that what comes of two
+// processes is never mixed.
+func (c client) lookBy(ctx context.Context, in *instance, backend, proxy string) (*pool, error) {
 	op := fmt.Sprintf("read backend %s at %s", backend, in.endpoint)
 	answer, err := c.read(ctx, in.endpoint, op,
-		fmt.Sprintf("show info;show servers state %s;show stat %s 4 -1", backend, backend))
+		fmt.Sprintf("show info;show servers state %s;show stat %s 4 -1", backend, proxy))
 	if err != nil {
 		return nil, err
 	}
@@ -217,11 +228,21 @@ func (c client) lookIn(ctx context.Context, in *instance, backend string) (*pool
 	if err != nil {
 		return nil, strange(err)
 	}
+	if len(stats) == 0 && len(states) > 0 && proxy == backend {
+		return nil, &namesakeError{states[0].backend}
+	}
 	p, err := join(backend, states, stats)
 	if err != nil {
 		return nil, &lbclient.Error{Class: lbclient.ClassTransient, Op: op, Err: err}
 	}
 	return p, nil
+}
+
+// namesakeError tells that the statistics by a backend's name are of another proxy.
+type namesakeError struct{ number string } // of the backend
+
+func (e *namesakeError) Error() string {
+	return "the statistics are of another proxy than backend number " + e.number
 }
 
 // join brings the two tables together, by server name.

@@ -102,6 +102,7 @@ func (t *table) optional(row []string, name string) int64 {
 
 // stateRow is a line of "show servers state".
 type stateRow struct {
+	backend    string // its number
 	server     string
 	admin      adminState
 	op         opState
@@ -119,7 +120,7 @@ func parseState(text string) ([]stateRow, error) {
 	}
 	header, rest, _ := strings.Cut(rest, "\n")
 	names := strings.Fields(strings.TrimPrefix(header, "#"))
-	t, err := newTable(names, []string{"srv_name", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight",
+	t, err := newTable(names, []string{"be_id", "srv_name", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight",
 		"srv_check_result", "srv_check_state"})
 	if err != nil {
 		return nil, fmt.Errorf(`"show servers state": %w`, err)
@@ -134,6 +135,7 @@ func parseState(text string) ([]stateRow, error) {
 			return nil, fmt.Errorf(`"show servers state" has a row of %d fields, want %d`, len(row), len(names))
 		}
 		out = append(out, stateRow{
+			backend:    t.text(row, "be_id"),
 			server:     t.text(row, "srv_name"),
 			admin:      adminState(t.number(row, "srv_admin_state")),
 			op:         opState(t.number(row, "srv_op_state")),

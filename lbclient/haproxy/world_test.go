@@ -16,9 +16,10 @@ const quick = "check inter 50ms fastinter 20ms downinter 20ms rise 2 fall 2"
 // world is one HAProxy before several apps.
 type world struct {
 	*lbtest.Front
-	t       *testing.T
-	lb      *haproxytest.Process
-	backend []string
+	t        *testing.T
+	lb       *haproxytest.Process
+	backend  []string
+	frontend string // its name, "" as usual
 }
 
 // newWorld starts apps w1, w2, ... which are servers of every given backend.
@@ -41,7 +42,7 @@ func (w *world) start(o haproxytest.Options) {
 	w.t.Helper()
 	if o.Backends == nil {
 		for _, b := range w.backend {
-			be := haproxytest.Backend{Name: b, Lines: []string{"option httpchk GET /healthz"}}
+			be := haproxytest.Backend{Name: b, Frontend: w.frontend, Lines: []string{"option httpchk GET /healthz"}}
 			for _, n := range w.Names {
 				be.Servers = append(be.Servers, haproxytest.Server{Name: n, Address: w.Apps[n].Address, Options: quick})
 			}
@@ -65,12 +66,12 @@ func (w *world) start(o haproxytest.Options) {
 // show is a server's line of "show stat", by column.
 func (w *world) show(backend, server string) map[string]string {
 	w.t.Helper()
-	answer := w.command("show stat " + backend + " 4 -1")
+	answer := w.command("show stat -1 4 -1")
 	lines := strings.Split(strings.TrimPrefix(answer, "# "), "\n")
 	names := strings.Split(lines[0], ",")
 	for _, l := range lines[1:] {
 		f := strings.Split(l, ",")
-		if len(f) == len(names) && f[1] == server {
+		if len(f) == len(names) && f[0] == backend && f[1] == server {
 			out := make(map[string]string)
 			for i := range f {
 				out[names[i]] = f[i]

@@ -3,6 +3,7 @@
 package haproxytest
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -33,8 +34,10 @@ type Options struct {
 type Backend struct {
 	Name string
 	// Listen is the frontend's address; "" means a free port of 127.0.0.1.
-	Listen  string
-	Servers []Server
+	Listen string
+	// Frontend is the frontend's name; "" means "to-" and the backend's.
+	Frontend string
+	Servers  []Server
 	// Lines are further lines of the backend, such as "option httpchk GET /healthz".
 	Lines []string
 }
@@ -112,7 +115,7 @@ func (p *Process) configure(o Options) error {
 			return err
 		}
 		p.names = append(p.names, b.Name)
-		fmt.Fprintf(&c, "frontend to-%s\n  bind %s\n  default_backend %s\nbackend %s\n", b.Name, bind, b.Name, b.Name)
+		fmt.Fprintf(&c, "frontend %s\n  bind %s\n  default_backend %s\nbackend %s\n", cmp.Or(b.Frontend, "to-"+b.Name), bind, b.Name, b.Name)
 		lines(b.Lines)
 		for _, s := range b.Servers {
 			fmt.Fprintf(&c, "  server %s %s %s\n", s.Name, s.Address, s.Options)
