@@ -114,8 +114,9 @@ func (w *world) mend() {
 	}
 	for _, n := range w.nodes {
 		for _, t := range n.targets {
-			if f := n.agent.journal.apps[t.app].failure; t.hand && f != nil && f.Reason == "build_skew" {
-				t.link = "" // what a person had it run stands in the way
+			if f := n.agent.journal.apps[t.app].failure; t.hand &&
+				(w.co.state.App(appName(t.app)).Current == "" || (f != nil && f.Reason == "build_skew")) {
+				t.link = "" // what a person had it run stands, or will stand, in the way
 				t.stop()
 			}
 			switch {

@@ -223,7 +223,7 @@ func (a *agent) act(t *target, s step) step {
 		switch {
 		case away:
 		case !wk.switched && !wk.left:
-			t.drained, t.strange = false, false // as it stood, whatever it runs
+			t.drained = false // as it stood, whatever it runs
 		case t.running != "" && t.healthy():
 			a.rejoin(t, t.running)
 		}
@@ -257,7 +257,7 @@ func (a *agent) rejoin(t *target, id rollout.ReleaseID) {
 	if t.running != id || !t.healthy() {
 		a.n.w.fail("rejoin-unproved", "%s rejoins on %q, which is not what is proved there", t.id, id)
 	}
-	t.drained, t.strange = false, false
+	t.drained = false
 }
 
 // undo turns the turn round.
@@ -296,6 +296,7 @@ func (a *agent) finishTurn(t *target) {
 	}
 	j.outcome, j.work = o, nil
 	t.hook = nil
+	t.strange = t.strange && t.drained
 	t.hand = t.hand && !(o.OK && t.running == wk.release && t.link == wk.release)
 	a.n.w.log("%s: turn %d ends: ok %t reverted %t %s", t.id, o.Turn, o.OK, o.Reverted, o.Text)
 }
