@@ -383,7 +383,7 @@ func (j Job) verdict(end ending, stopped string, last *tail) error {
 	if j.alone && reason == j.Reason && stopped == "" && last.denied() {
 		how += " (it runs as a user of its own, who reads no file that is another's alone: hand it over in secrets, or let build.user in agent.yaml name a user who may)"
 	}
-	return fault.Errorf(reason, "%s command %q %s%s", j.What, j.Commands[bad], how, last.quote(j.Commands[bad]))
+	return fault.Errorf(reason, "%s command %q %s%s", j.What, brief(j.Commands[bad]), how, last.quote(j.Commands[bad]))
 }
 
 func (j Job) late() string {
@@ -395,7 +395,19 @@ func (j Job) late() string {
 
 func (j Job) cancelled(ctx context.Context, statuses []int) error {
 	at := j.Commands[min(len(statuses), len(j.Commands)-1)]
-	return fmt.Errorf("cannot finish the %s: cancelled at %q: %w", j.What, at, context.Cause(ctx))
+	return fmt.Errorf("cannot finish the %s: cancelled at %q: %w", j.What, brief(at), context.Cause(ctx))
+}
+
+// brief is enough of a command to know it by; the log has all of it.
+func brief(command string) string {
+	first, rest, _ := strings.Cut(strings.TrimSpace(command), "\n")
+	if r := []rune(first); len(r) > 120 {
+		first, rest = string(r[:120]), "more"
+	}
+	if rest != "" {
+		first += " …"
+	}
+	return first
 }
 
 // pump carries output, and notes when there was some last.

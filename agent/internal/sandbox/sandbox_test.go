@@ -126,6 +126,8 @@ func testAFailureNamesCommandStatusAndOutput(t *testing.T, s *sandbox.Sandbox) {
 	}{
 		{"status", "echo wrong version; exit 3",
 			[]string{`"echo wrong version; exit 3" failed with exit status 3`, "\n  wrong version"}, nil},
+		{"of many lines", "echo wrong\nset -e\nfalse\n", []string{`command "echo wrong …" failed with exit status 1`, "\n  wrong"}, []string{"set -e"}},
+		{"of a long line", "exit 1 # " + strings.Repeat("long ", 50), []string{` l …" failed`}, []string{strings.Repeat("long ", 30)}},
 		{"silent", "exit 1", []string{"(it printed nothing)"}, nil},
 		{"signal", "kill -ABRT $$", []string{"exit status 134, which stands for signal SIGABRT"}, []string{"memory"}},
 		{"out of memory", "kill -KILL $$", []string{"signal SIGKILL", "memory"}, nil},
