@@ -58,7 +58,7 @@ func TestATurnThroughTheCoordinator(t *testing.T) {
 	lb := haproxytest.Start(t, haproxytest.Options{Backends: []haproxytest.Backend{be}})
 
 	repo := newRepo(t)
-	repo.release(map[string]string{"version": "one"})
+	one := repo.release(map[string]string{"version": "one"})
 	hq := startHeadquarters(t, func(dir string) string { return fmt.Sprintf(fleetYAML, dir, lb.Endpoint(), repo.dir) }, nil)
 
 	units := &fakeUnits{runs: map[string]string{}}
@@ -72,9 +72,8 @@ func TestATurnThroughTheCoordinator(t *testing.T) {
 	n.start(t)
 
 	seen := watchHAProxy(t, lb.Endpoint())
-	hq.deploy(func() {})
-	repo.release(map[string]string{"version": "two"})
-	hq.deploy(func() {})
+	hq.deploy(one.SHA, func() {})
+	hq.deploy(repo.release(map[string]string{"version": "two"}).SHA, func() {})
 	if units.count() != 2 {
 		t.Errorf("%d restarts, want one for each deployment", units.count())
 	}

@@ -112,9 +112,9 @@ func TestACloudsTargetLeavesByItsGate(t *testing.T) {
 	visitors := traffic.Visit("http://"+cloud.Address(id, 80), []*traffic.App{g.app, other})
 	g.visitors = visitors
 	// Not before, for automation would deploy it at once.
-	g.repo.release(map[string]string{"version": "one"})
+	one := g.repo.release(map[string]string{"version": "one"})
 	var drained, why bool
-	hq.deploy(func() {
+	hq.deploy(one.SHA, func() {
 		m := member()
 		drained = drained || m.Phase == "draining"
 		why = why || m.Phase == "draining" && strings.Contains(m.Detail, "unhealthy") && strings.Contains(m.Detail, "refused")

@@ -3,6 +3,7 @@ package agent_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"net"
@@ -87,13 +88,20 @@ func startHeadquarters(t *testing.T, yaml func(dir string) string, secrets map[s
 	return h
 }
 
-// deploy deploys the branch and looks on until that has succeeded.
-func (h *headquarters) deploy(look func()) {
+// deploy deploys a commit and looks on until that has succeeded. Automation, which
+// finds it by itself, may have been quicker to begin.
+func (h *headquarters) deploy(sha string, look func()) {
 	h.t.Helper()
-	r, err := h.admin.Deploy(h.t.Context(), hello, api.DeployRequest{By: "ann"})
-	if err != nil {
-		h.t.Fatal(err)
+	_, refused := h.admin.Deploy(h.t.Context(), hello, api.DeployRequest{Ref: sha, By: "ann"})
+	var e *api.Error
+	if refused != nil && (!errors.As(refused, &e) || e.Kind != api.ErrorConflict) {
+		h.t.Fatal(refused)
 	}
+	all, err := h.admin.Rollouts(h.t.Context(), hello)
+	if err != nil || len(all) == 0 || all[0].Release.SHA != sha {
+		h.t.Fatalf("%s is not being deployed: %v, %v", sha, all, errors.Join(refused, err))
+	}
+	r := all[0]
 	for deadline := time.Now().Add(4 * patience); !r.Done; time.Sleep(20 * time.Millisecond) {
 		page, err := h.admin.Events(h.t.Context(), r.ID, 0, 0)
 		if err != nil {
