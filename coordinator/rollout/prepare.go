@@ -104,8 +104,9 @@ func (m *machine) prepareFailed(a *App, p *Placement, f *PrepareReport) {
 	}
 	var waiting []*Target
 	for _, t := range on {
-		if t.Phase == TargetUnreachable && r.Status != RollingBack {
-			m.rest(t, TargetPreparing) // the same report tells that it is back
+		anew := t.Phase == TargetUnreachable || (t.Phase == TargetPrepared && !m.holds(t, p.Prepare))
+		if anew && r.Status != RollingBack {
+			m.rest(t, TargetPreparing) // the same report tells that it is back, or has lost the release
 		}
 		if t.Phase == TargetPreparing || t.Phase == TargetReverting {
 			t.Reason, t.Text = f.Reason, f.Text

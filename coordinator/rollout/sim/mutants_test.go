@@ -80,7 +80,7 @@ var mutants = []struct {
 	{"what a rollout leaves out is the next one's, even if that touches nothing", []edit{{"turn.go", "\t\tt.Before = &Standing{Phase: TargetQuarantined, Reason: o.Reason, Text: o.Text}\n", ""}}},
 	{"a target that comes back into the configuration is well for ever", []edit{{"apply.go", "\t\t\t\tm.finishForgotten(a, t, o)\n", ""}}},
 	{"the clock of a command that nobody knows the end of never rests", []edit{{"command.go", "\tif r.Command.Phase == CommandUnknown {\n\t\tm.pauseForCommand(a) // it was", "\tif r.Command.Phase == CommandUnknown {\n\t\treturn true // it was"}}},
-	{"who fails in the report of its return is waited for", []edit{{"prepare.go", "if t.Phase == TargetUnreachable && r.Status != RollingBack {", "if false {"}}},
+	{"who fails in the report of its return is waited for", []edit{{"prepare.go", "if anew && r.Status != RollingBack {", "if anew && false {"}}},
 	{"of two builds that nobody shared each is taken for the one", []edit{{"once.go", "\t\tm.chooseDigest(rel, mine)\n", ""}}},
 	{"a return waits for one that waits for its end", []edit{{"goback.go", "if t.Phase == TargetWaiting && m.present(t) && m.down(t) {", "if false {"}}},
 	{"all is well as long as nobody restarts it", []edit{{"look.go", ` && t.Seen.Linked == ""`, ""}}},
