@@ -55,6 +55,52 @@ func (w *world) finish() {
 	w.mend()
 	w.quiet()
 	w.co.checkSettled(false)
+	w.helpAll()
+	// A release of which nothing is left but targets that are out, and count against
+	// all that share the pool, stands in the way until a good one follows it.
+	for app := range w.plan.Apps {
+		if w.bad == nil && w.co.outForGood(app) {
+			w.deployGood(app)
+			w.quiet()
+			w.helpAll()
+		}
+	}
+	w.co.checkSettled(true)
+	w.co.checkPushes()
+	// Whatever happened, a good release can now be deployed everywhere.
+	for app := range w.plan.Apps {
+		if w.bad == nil {
+			w.deployGood(app)
+		}
+	}
+	w.quiet()
+	for app := range w.plan.Apps {
+		w.co.checkRecovered(app)
+	}
+	if w.plan.Seed%8 == 0 {
+		w.co.checkReplay()
+	}
+}
+
+// deployGood deploys a release of the app that is good, as a person.
+func (w *world) deployGood(app int) {
+	c := w.newCommit(app, w.head[app], good, 0)
+	w.head[app] = c
+	if err, _ := w.co.deploy(app, c, false); err != nil {
+		w.fail("recovers", "a good release is refused in the end: %v", err)
+	}
+}
+
+// outForGood tells whether an app that has no release to return to left a target
+// out of rotation.
+func (c *coordinator) outForGood(app int) bool {
+	return c.state.App(appName(app)).Current == "" && slices.ContainsFunc(c.state.Targets, func(t rollout.Target) bool {
+		return t.App == appName(app) && t.Phase == rollout.TargetQuarantined
+	})
+}
+
+// helpAll asks for whatever could end what is under way, and mend what is out.
+func (w *world) helpAll() {
 	for range 5 {
 		helped := false
 		for app := range w.plan.Apps {
@@ -72,25 +118,6 @@ func (w *world) finish() {
 		if !helped {
 			break
 		}
-	}
-	w.co.checkSettled(true)
-	w.co.checkPushes()
-	// Whatever happened, a good release can now be deployed everywhere.
-	for app := range w.plan.Apps {
-		if w.bad == nil {
-			c := w.newCommit(app, w.head[app], good, 0)
-			w.head[app] = c
-			if err, _ := w.co.deploy(app, c, false); err != nil {
-				w.fail("recovers", "a good release is refused in the end: %v", err)
-			}
-		}
-	}
-	w.quiet()
-	for app := range w.plan.Apps {
-		w.co.checkRecovered(app)
-	}
-	if w.plan.Seed%8 == 0 {
-		w.co.checkReplay()
 	}
 }
 
