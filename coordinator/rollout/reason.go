@@ -19,6 +19,7 @@ const (
 	ReasonBuildSkew        Reason = "build_skew"        // two builds of the release made different files
 	ReasonBuilderLost      Reason = "builder_lost"      // the only node that may build was lost
 	ReasonCommandUnknown   Reason = "command_unknown"   // nobody knows whether the release command did its work
+	ReasonHookFailed       Reason = "hook_failed"       // a command of the app around a turn failed, as its agent says
 	ReasonCapacity         Reason = "capacity"          // no target left that could go on
 	ReasonRemoved          Reason = "removed"           // taken out of the configuration
 )

@@ -282,8 +282,10 @@ func (m *machine) turnFailed(a *App, t *Target, o *Outcome) {
 		return
 	}
 	t.Tries++
-	if o.Fault == ReleaseFault {
-		t.Tries = a.Policy.Retries + 1 // trying the same again proves nothing
+	// Trying the same again proves nothing, save for a hook on the way back: it is of a
+	// release that has served, and depends on more than that.
+	if o.Fault == ReleaseFault && !(r.Status == RollingBack && o.Reason == ReasonHookFailed) {
+		t.Tries = a.Policy.Retries + 1
 	}
 	if t.Tries <= a.Policy.Retries {
 		t.RetryAt = m.now.Add(a.Policy.RetryBackoff * time.Duration(t.Tries))
