@@ -225,9 +225,8 @@ func (c *Conversation) refusal(a Ask, err error) error {
 		return &Failure{Kind: ErrUnknownCommit, Err: err}
 	case strings.Contains(text, "not our ref"):
 		return &Failure{Kind: ErrRefused, Err: err}
-	case strings.Contains(text, "broken pipe") && a.Depth == 1:
-		// It may have said so and gone before it had read the whole request. If it
-		// is gone altogether, the next way of asking will tell.
+	case HungUp(err) && a.Depth == 1:
+		// If it is gone altogether, the next way of asking will tell.
 		return &Failure{Kind: ErrRefused, Err: fmt.Errorf("%w", err)}
 	}
 	return err

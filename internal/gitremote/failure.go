@@ -42,6 +42,14 @@ func (f *Failure) Error() string {
 // Unwrap returns the error and its kind.
 func (f *Failure) Unwrap() []error { return []error{f.Kind, f.Err} }
 
+// HungUp tells whether the remote ended while it was being asked for a pack: it may
+// have refused, and gone before it had read the whole request. go-git keeps only
+// the text of that, a pipe's or an ssh channel's.
+func HungUp(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "broken pipe") || strings.Contains(text, "sending ") && strings.HasSuffix(text, ": EOF")
+}
+
 // Diagnose is [Diagnose] for a conversation with r: it knows which credentials
 // were used.
 func (r Remote) Diagnose(err error) *Failure {

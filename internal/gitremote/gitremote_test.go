@@ -1,6 +1,7 @@
 package gitremote
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -66,4 +67,20 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q became %q", raw, r)
 		}
 	})
+}
+
+// A remote that refuses may be gone before it was asked in full.
+func TestHungUp(t *testing.T) {
+	for text, want := range map[string]bool{
+		"sending upload-req message: write |1: broken pipe": true,
+		"sending done message: EOF":                         true,
+		"sending upload-req message: encoding depth 1: EOF": true,
+		"EOF": false,
+		"decoding upload-pack response: unexpected EOF": false,
+		"dial tcp 127.0.0.1:22: connection refused":     false,
+	} {
+		if got := HungUp(errors.New(text)); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
 }

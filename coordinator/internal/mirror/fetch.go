@@ -14,6 +14,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
+
+	"github.com/lockstep-deploy/lockstep/internal/gitremote"
 )
 
 const (
@@ -166,8 +168,7 @@ func (l *local) receive(ctx context.Context, s *session, req *packp.UploadPackRe
 		}
 	}
 	resp, err := s.UploadPack(ctx, req)
-	if err != nil && req.Filter != "" && (strings.Contains(err.Error(), "filter") || strings.Contains(err.Error(), "broken pipe")) {
-		// It may have said so and gone before it had read the whole request.
+	if err != nil && req.Filter != "" && (strings.Contains(err.Error(), "filter") || gitremote.HungUp(err)) {
 		return &refusal{err}
 	}
 	if err != nil {
