@@ -38,8 +38,9 @@ type Config struct {
 	Ignore []netip.Prefix
 	// Own tells whether a peer is a connection that this process opened itself,
 	// such as a health check, and so is no traffic; nil means that there are none.
-	// Unlike Ignore it lets through whoever else is on this machine.
-	Own func(peer netip.AddrPort) bool
+	// Unlike Ignore it lets through whoever else is on this machine, also who was given
+	// a port that was ours: open says that the peer has not closed the connection.
+	Own func(peer netip.AddrPort, open bool) bool
 	// AnswerWithin is how long a peer that spoke last is taken to wait for an
 	// answer; 0 means for ever. It is for protocols in which the peer has the
 	// last word.

@@ -264,13 +264,22 @@ func TestAbilitiesShowThrough(t *testing.T) {
 func TestOwnConnectionsAreNoTraffic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		own := netip.MustParseAddrPort("127.0.0.1:4001")
-		p, list := wrapped(t, held(), Config{Own: func(peer netip.AddrPort) bool { return peer == own }})
+		under := true // way, the check
+		p, list := wrapped(t, held(), Config{Own: func(peer netip.AddrPort, open bool) bool { return peer == own && (under || !open) }})
 		*list = []socket{quiet(1, "127.0.0.1:4000")}
 		look(t, p, lbclient.DrainBusy, 0)
 		time.Sleep(DefaultQuiet)
 		check := quiet(2, own.String())
 		check.received = 0
 		*list = append(*list, check)
+		look(t, p, lbclient.DrainIdle, 0)
+		under = false
+		(*list)[1].state = netlink.TCP_CLOSE_WAIT
+		look(t, p, lbclient.DrainIdle, 0)
+		(*list)[1].state = netlink.TCP_ESTABLISHED // somebody else, who was given its port
+		look(t, p, lbclient.DrainAccepted, 1)
+		*list = (*list)[:1]
+		time.Sleep(DefaultQuiet)
 		look(t, p, lbclient.DrainIdle, 0)
 		*list = append(*list, quiet(3, "127.0.0.1:4002"))
 		look(t, p, lbclient.DrainAccepted, 0)

@@ -35,6 +35,11 @@ func (s socket) open() bool {
 	return s.state == netlink.TCP_ESTABLISHED || s.state == netlink.TCP_CLOSE_WAIT || s.state == netlink.TCP_SYN_RECV
 }
 
+// kept tells whether the peer still has the connection.
+func (s socket) kept() bool {
+	return s.state == netlink.TCP_ESTABLISHED || s.state == netlink.TCP_SYN_RECV
+}
+
 // maxInterrupted is how often a list that changed under the kernel's hands is
 // asked for again.
 const maxInterrupted = 5

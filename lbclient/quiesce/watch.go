@@ -31,7 +31,7 @@ func (w *watch) look(now time.Time, list []socket) finding {
 	}
 	var f finding
 	for _, s := range list {
-		if s.peer.Port() == 0 || w.ignored(s.peer.Addr()) || w.cfg.Own != nil && w.cfg.Own(s.peer) { // no peer: it listens
+		if s.peer.Port() == 0 || w.ignored(s.peer.Addr()) || w.cfg.Own != nil && w.cfg.Own(s.peer, s.kept()) { // no peer: it listens
 			continue
 		}
 		if !w.known[s.id] {

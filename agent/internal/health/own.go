@@ -9,50 +9,84 @@ import (
 	"time"
 )
 
-// ownFor is how long a connection is remembered: the kernel shows one that the
-// app has closed for a minute.
-const ownFor = 90 * time.Second
+const (
+	// ownFor is how long a connection is remembered: the kernel shows one that the
+	// app has closed for a minute.
+	ownFor = 90 * time.Second
+	// closing is how long after its end one may be shown as open, in a list that was
+	// made just before.
+	closing = time.Second
+)
 
 // own are the connections that probes opened, by their own ends.
 var own recent
 
 type recent struct {
 	mu    sync.Mutex
-	since map[netip.AddrPort]time.Time
+	uses  map[netip.AddrPort]use
 	swept time.Time
 }
 
-// Own tells whether a peer of the target is the end of a connection that a
-// probe of this process opened a short while ago.
-func Own(peer netip.AddrPort) bool { return own.has(peer) }
-
-func (r *recent) add(a net.Addr) {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return
-	}
-	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.since == nil {
-		r.since = make(map[netip.AddrPort]time.Time)
-	}
-	if now.Sub(r.swept) > ownFor {
-		for peer, at := range r.since {
-			if now.Sub(at) > ownFor {
-				delete(r.since, peer)
-			}
-		}
-		r.swept = now
-	}
-	r.since[unmapped(t.AddrPort())] = now
+// use is that of a port by a probe. A port is given to others soon after.
+type use struct {
+	since time.Time // opened, or else closed
+	over  bool
 }
 
-func (r *recent) has(peer netip.AddrPort) bool {
+// Own tells whether a peer of the target is the end of a connection that a probe
+// of this process opened a short while ago. open says that the peer has not closed
+// it: then the probe must be under way, for what has the port after it is a visitor.
+func Own(peer netip.AddrPort, open bool) bool { return own.has(peer, open) }
+
+// add remembers a connection, and the moment at which what it returns is closed.
+func (r *recent) add(c net.Conn) net.Conn {
+	t, ok := c.LocalAddr().(*net.TCPAddr)
+	if !ok {
+		return c
+	}
+	end := unmapped(t.AddrPort())
+	r.note(end, use{since: time.Now()})
+	return &probing{Conn: c, closed: sync.OnceFunc(func() { r.note(end, use{since: time.Now(), over: true}) })}
+}
+
+// probing is a connection of a probe.
+type probing struct {
+	net.Conn
+	closed func()
+}
+
+// Close closes it. Whoever has the port next cannot come before that.
+func (p *probing) Close() error {
+	p.closed()
+	return p.Conn.Close()
+}
+
+func (r *recent) note(end netip.AddrPort, u use) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	at, ok := r.since[unmapped(peer)]
-	return ok && time.Since(at) <= ownFor
+	if r.uses == nil {
+		r.uses = make(map[netip.AddrPort]use)
+	}
+	if u.since.Sub(r.swept) > ownFor {
+		for end, was := range r.uses {
+			if u.since.Sub(was.since) > ownFor {
+				delete(r.uses, end)
+			}
+		}
+		r.swept = u.since
+	}
+	r.uses[end] = u
+}
+
+func (r *recent) has(peer netip.AddrPort, open bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u, ok := r.uses[unmapped(peer)]
+	within := ownFor
+	if open && u.over {
+		within = closing
+	}
+	return ok && time.Since(u.since) <= within
 }
 
 // unmapped is the address as sockets for IPv4 alone have it, without a zone.

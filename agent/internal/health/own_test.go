@@ -32,10 +32,10 @@ func TestProbesAreKnownAsOwn(t *testing.T) {
 	if p := <-probed; !p.OK {
 		t.Fatal(p.Text)
 	}
-	if !Own(peer) {
+	if !Own(peer, false) {
 		t.Errorf("%s was opened by a probe", peer)
 	}
-	if mapped := netip.AddrPortFrom(netip.AddrFrom16(peer.Addr().As16()), peer.Port()); !Own(mapped) {
+	if mapped := netip.AddrPortFrom(netip.AddrFrom16(peer.Addr().As16()), peer.Port()); !Own(mapped, false) {
 		t.Errorf("%s is the same", mapped)
 	}
 	visitor, err := net.Dial("tcp", l.Addr().String())
@@ -43,27 +43,46 @@ func TestProbesAreKnownAsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer visitor.Close()
-	if peer := <-peers; Own(peer) {
+	if peer := <-peers; Own(peer, true) || Own(peer, false) {
 		t.Errorf("%s is a visitor from the same machine", peer)
 	}
 }
+
+// end is a connection of which only the own end is known.
+type end struct {
+	net.Conn
+	at net.Addr
+}
+
+func (e end) LocalAddr() net.Addr { return e.at }
+func (end) Close() error          { return nil }
 
 func TestOwnIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r recent
 		first := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4000}
-		r.add(first)
-		time.Sleep(time.Minute)
-		if !r.has(first.AddrPort()) {
-			t.Error("forgotten while the kernel still shows it")
+		want := func(what string, open, closed bool) {
+			t.Helper()
+			if o, c := r.has(first.AddrPort(), true), r.has(first.AddrPort(), false); o != open || c != closed {
+				t.Errorf("%s: an open one is a probe's: %v, one that was closed: %v", what, o, c)
+			}
 		}
+		c := r.add(end{at: first})
 		time.Sleep(time.Minute)
-		if r.has(first.AddrPort()) {
-			t.Error("a later visitor from the same port is taken for a probe")
+		want("a slow probe", true, true)
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
 		}
-		r.add(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4001})
-		if len(r.since) != 1 {
-			t.Errorf("%d are kept, want 1", len(r.since))
+		want("a list that was made before it ended", true, true)
+		time.Sleep(2 * time.Second)
+		want("a visitor who was given the port next, while the kernel shows the probe", false, true)
+		time.Sleep(time.Minute)
+		want("the kernel shows it for a minute", false, true)
+		time.Sleep(time.Minute)
+		want("later", false, false)
+		r.add(end{at: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4001}})
+		if len(r.uses) != 1 {
+			t.Errorf("%d are kept, want 1", len(r.uses))
 		}
 	})
 }

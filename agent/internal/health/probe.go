@@ -132,8 +132,7 @@ func dialWith(ctx context.Context, d net.Dialer, network, addr string) (net.Conn
 		_ = conn.Close()
 		return nil, errSelf
 	}
-	own.add(conn.LocalAddr())
-	return conn, nil
+	return own.add(conn), nil
 }
 
 // redacted is a URL without its password.
